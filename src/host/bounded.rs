@@ -107,6 +107,7 @@ mod tests {
         }
         assert_eq!(within(limit, place, || 1).unwrap(), 1);
     }
+
     #[test]
     fn that_there_is_no_thread_is_not_blamed_on_the_file_system() {
         crash::armed::refuse_threads(1);

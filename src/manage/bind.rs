@@ -218,8 +218,9 @@ impl Host {
         bound: &GuestRef,
         states: &Path,
     ) -> Result<Vec<BindRemark>, HostError> {
-        let Some((defined, vtpm)) = self.definition(bound.uuid) else {
-            return Ok(match self.libvirt().guest(bound.uuid, default_deadline()) {
+        let answer = self.libvirt().guest(bound.uuid, default_deadline());
+        let Some((defined, vtpm)) = self.definition_by(&answer, bound.uuid) else {
+            return Ok(match answer {
                 Ok(None) => vec![BindRemark::NotDefined],
                 Ok(Some(guest)) if domain::read(guest.xml.as_bytes()).is_ok() => {
                     vec![BindRemark::NoTpm]

@@ -94,11 +94,11 @@ pub(crate) fn restore(
     };
     // Without libvirt nothing can go wrong either: a guest that runs has its state.
     let known = host.libvirt().guest(guest.uuid, default_deadline());
-    if matches!(known, Ok(Some(known)) if known.running) {
+    if matches!(&known, Ok(Some(known)) if known.running) {
         return Err(CopiesError::Running(guest));
     }
     let states = host.configured_libvirt_dirs()?.tpm_states();
-    let definition = host.definition(guest.uuid);
+    let definition = host.definition_by(&known, guest.uuid);
     let start = definition.as_ref();
     let start = start.map(|(_, vtpm)| (states.as_path(), guest.uuid, vtpm));
     let done = restore_copy(&copy.copy, start)

@@ -8,6 +8,8 @@ use super::host::Host;
 use crate::clock::Deadline;
 use crate::domain::{self, Domain, Emulator, StateSource, TpmVersion, Vtpm};
 use crate::ids::DomainUuid;
+use crate::libvirt::Guest;
+use crate::libvirt::secret::SecretError;
 use crate::staging::DefinitionFiles;
 use crate::swtpm::{StateFile, read_state, state_path};
 
@@ -24,9 +26,20 @@ impl Host {
     /// The guest's definition and its emulated TPM, where libvirt knows it. Where libvirt does not answer, its files say:
     /// without an answer a guest is not taken for one that is not defined.
     pub(crate) fn definition(&self, uuid: DomainUuid) -> Option<(Domain, Emulator)> {
-        let deadline = Deadline::after(DEADLINE_FOR_XML);
-        let domain = match self.libvirt().guest(uuid, deadline) {
-            Ok(guest) => domain::read(guest?.xml.as_bytes()).ok()?,
+        let answer = self
+            .libvirt()
+            .guest(uuid, Deadline::after(DEADLINE_FOR_XML));
+        self.definition_by(&answer, uuid)
+    }
+
+    /// The same by what libvirt has answered about this guest.
+    pub(crate) fn definition_by(
+        &self,
+        answer: &Result<Option<Guest>, SecretError>,
+        uuid: DomainUuid,
+    ) -> Option<(Domain, Emulator)> {
+        let domain = match answer {
+            Ok(guest) => domain::read(guest.as_ref()?.xml.as_bytes()).ok()?,
             Err(_) => DefinitionFiles::from(&self.libvirt_dirs()).defined_as(uuid)?,
         };
         match domain.vtpm.clone() {

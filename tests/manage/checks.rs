@@ -523,7 +523,7 @@ fn a_modular_host_is_seen_as_a_whole() {
     let config = fixture.root().join("config.toml");
     let before = fs::read_to_string(&config).unwrap();
     fs::write(&config, format!("{before}{uri}")).unwrap();
-    // A libvirtd has the secrets, too. Where they are told, and the guests are not, that is said.
+    // A libvirtd has the secrets, too. Where it answers for them, and lists no guests, that is reported.
     let found = look(&fixture);
     assert!(host(&found, is_dead) && !host(&found, is_asked));
     // Where it is silent altogether, that is one finding.
