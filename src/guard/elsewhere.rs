@@ -46,7 +46,7 @@ pub(super) fn find(guard: &Guard, gathered: &mut Gathered, deadline: Deadline) -
     let Some(store) = store else {
         return Elsewhere {
             is_defined,
-            state: state_elsewhere(guard, domain, vtpm, None).ok().flatten(),
+            state: seen_elsewhere(guard, domain, vtpm, None),
             ..Elsewhere::default()
         };
     };
@@ -86,9 +86,7 @@ impl Search<'_> {
         let seen = self.store.seen_state(domain.uuid)?;
         let seen = seen.as_ref().map(|seen| seen.path.as_path());
         Ok(Elsewhere {
-            state: state_elsewhere(guard, domain, self.vtpm, seen)
-                .ok()
-                .flatten(),
+            state: seen_elsewhere(guard, domain, self.vtpm, seen),
             was_undefined: self.was_undefined()?,
             relative: self.relative()?,
             ..Elsewhere::default()
@@ -212,6 +210,18 @@ impl Search<'_> {
         }
         Ok(None)
     }
+}
+
+/// The same as [`state_elsewhere`], where what cannot be looked at counts as not there.
+fn seen_elsewhere(
+    guard: &Guard,
+    domain: &Domain,
+    vtpm: &Emulator,
+    last_seen: Option<&Path>,
+) -> Option<StateElsewhere> {
+    state_elsewhere(guard, domain, vtpm, last_seen)
+        .ok()
+        .flatten()
 }
 
 /// Returns a TPM state of this guest that its XML does not name: one of the other TPM version, one

@@ -74,6 +74,7 @@ pub(crate) fn reset(host: &Host, text: &str) -> Result<Reset, ResetError> {
     {
         return Err(ResetError::ManagedSave(guest));
     }
+    let definition = host.definition(guest.uuid);
     let now = Timestamp::now();
     let mut store = host.store(Access::Write)?;
     let rows = match &store {
@@ -81,10 +82,14 @@ pub(crate) fn reset(host: &Host, text: &str) -> Result<Reset, ResetError> {
         None => Vec::new(),
     };
     let is_known = rows.iter().any(|row| row.wrapped_dek.is_some());
-    refuse_beside_state(host, &guard, store.as_ref(), &guest)?;
+    if let Some((domain, vtpm)) = &definition {
+        refuse_beside_state(&guard, store.as_ref(), (domain, vtpm), &guest)?;
+    }
+    let domain = definition.as_ref().map(|(domain, _)| domain);
     // The next start would find the key of its XML, as one that was used.
-    let has_key = is_known || learn_from_xml(host, &guard, &guest)?;
-    let from_links = set_links_aside(host, &guard, &guest)?;
+    let has_key = is_known || learn_from_xml(&guard, domain)?;
+    let vtpm = definition.as_ref().map(|(_, vtpm)| vtpm);
+    let from_links = set_links_aside(&guard, &guest, vtpm)?;
     let copies = CopyStore::of(host.state_dir(), guest.uuid).set_aside(now)? + from_links;
     let forgotten = match &mut store {
         Some(store) => store.clear_seen_state(guest.uuid)?,
@@ -106,11 +111,11 @@ pub(crate) fn reset(host: &Host, text: &str) -> Result<Reset, ResetError> {
 }
 
 /// Stores the key of the guest's XML, if that is all that there is. Returns whether it was.
-fn learn_from_xml(host: &Host, guard: &Guard, guest: &GuestRef) -> Result<bool, ResetError> {
-    let Some((defined, _)) = host.definition(guest.uuid) else {
+fn learn_from_xml(guard: &Guard, defined: Option<&Domain>) -> Result<bool, ResetError> {
+    let Some(defined) = defined else {
         return Ok(false);
     };
-    match learn(guard, &defined, true, default_deadline()) {
+    match learn(guard, defined, true, default_deadline()) {
         Ok(learnt) => Ok(matches!(learnt, Learnt::Stored { .. })),
         Err(LearnError::Store(error)) => Err(error.into()),
         // Its rows were read before.
@@ -119,14 +124,16 @@ fn learn_from_xml(host: &Host, guard: &Guard, guest: &GuestRef) -> Result<bool, 
 }
 
 /// The state that a failed start has left in hard links would come back at the next start.
-fn set_links_aside(host: &Host, guard: &Guard, guest: &GuestRef) -> Result<usize, HostError> {
-    let vtpms = match host.definition(guest.uuid) {
-        Some((_, vtpm)) => vec![vtpm],
-        None => usual_vtpms().to_vec(),
-    };
+fn set_links_aside(
+    guard: &Guard,
+    guest: &GuestRef,
+    defined: Option<&Emulator>,
+) -> Result<usize, HostError> {
+    let usual = usual_vtpms();
+    let vtpms = defined.map_or(&usual[..], std::slice::from_ref);
     let name = guest.name.as_deref().unwrap_or_default();
     let mut set_aside = 0;
-    for vtpm in &vtpms {
+    for vtpm in vtpms {
         set_aside += usize::from(restore_links::set_aside(guard, (guest.uuid, name), vtpm)?);
     }
     Ok(set_aside)
@@ -155,21 +162,18 @@ fn remove_empty_directories(guard: &Guard, guest: &GuestRef) -> Vec<(PathBuf, Lo
 
 /// A TPM state that the guest's XML only does not name is not gone.
 fn refuse_beside_state(
-    host: &Host,
     guard: &Guard,
     store: Option<&Store>,
+    (defined, vtpm): (&Domain, &Emulator),
     guest: &GuestRef,
 ) -> Result<(), ResetError> {
-    let Some((defined, vtpm)) = host.definition(guest.uuid) else {
-        return Ok(());
-    };
-    let state = read_state(&guard.config.libvirt.tpm_states(), guest.uuid, &vtpm);
+    let state = read_state(&guard.config.libvirt.tpm_states(), guest.uuid, vtpm);
     let seen = store.map(|store| store.seen_state(guest.uuid)).transpose();
     let seen = seen.map_err(HostError::from)?.flatten();
     let seen = seen.map(|seen| seen.path);
-    match state_elsewhere(guard, &defined, &vtpm, seen.as_deref()) {
+    match state_elsewhere(guard, defined, vtpm, seen.as_deref()) {
         Ok(Some(found)) if matches!(state, StateFile::Absent) => {
-            Err(ResetError::StateElsewhere(defined, found))
+            Err(ResetError::StateElsewhere(defined.clone(), found))
         }
         Err((path, why)) if matches!(state, StateFile::Absent) => {
             Err(ResetError::Unseen(guest.clone(), path, why))
