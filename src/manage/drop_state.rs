@@ -29,6 +29,8 @@ pub(crate) struct DroppedState {
     pub(crate) dropped: Vec<JudgedCopy>,
     /// Whether the unencrypted state of before an `encrypt` was removed too.
     pub(crate) plain_state_dropped: bool,
+    /// Whether damaged states that starts have set aside were removed too.
+    pub(crate) damaged_states_dropped: bool,
     /// How many copies are left.
     pub(crate) kept: usize,
     #[serde(skip)]
@@ -82,11 +84,17 @@ pub(crate) fn drop_state(
     let (dropped, kept) = choose(copies.judged, named)?;
     let state_dir = host.state_dir();
     let plain = named.is_empty() && plain_state::list(state_dir)?.contains(&guest.uuid);
-    if dropped.is_empty() && !plain {
-        return Err(match copies.unreadable.pop() {
-            Some(error) => error.into(),
-            None => DropStateError::None(guest),
-        });
+    let is_all = force && named.is_empty();
+    if dropped.is_empty()
+        && !plain
+        && let Some(error) = copies.unreadable.pop()
+    {
+        return Err(error.into());
+    }
+    // First: without the others nobody would look for them again.
+    let damaged = is_all && tpm_copies::remove_damaged(state_dir, guest.uuid)?;
+    if dropped.is_empty() && !plain && !damaged {
+        return Err(DropStateError::None(guest));
     }
     let store = host.store(Access::Write)?;
     let remains = Remains::of(host, store.as_ref(), guest.uuid, &kept)?;
@@ -104,15 +112,12 @@ pub(crate) fn drop_state(
         for judged in &dropped {
             copy_store.drop_copy(&judged.sha256)?;
         }
-        if force && named.is_empty() && copy_store.copies()?.0.is_empty() {
+        if is_all && copy_store.copies()?.0.is_empty() {
             // With what cannot be read as a copy.
             copy_store.remove()?;
         } else {
             copy_store.remove_if_empty()?;
         }
-    }
-    if force && named.is_empty() {
-        tpm_copies::remove_damaged(state_dir, guest.uuid)?;
     }
     if plain {
         plain_state::remove(state_dir, guest.uuid)?;
@@ -121,13 +126,16 @@ pub(crate) fn drop_state(
         guest,
         dropped,
         plain_state_dropped: plain,
+        damaged_states_dropped: damaged,
         kept: kept.len(),
         unreadable: copies.unreadable,
     };
     if let Some(mut store) = store {
         let name = done.guest.name.clone().unwrap_or_default();
-        let copies = count(done.number(), "saved copy");
-        let message = format!("{copies} of its TPM state removed");
+        let message = match done.number() {
+            0 => "damaged states of its TPM removed".to_owned(),
+            copies => format!("{} of its TPM state removed", count(copies, "saved copy")),
+        };
         let (now, uuid) = (Timestamp::now(), done.guest.uuid);
         store.record_event(&Event::new(now, Origin::Drop, uuid, name, message))?;
     }

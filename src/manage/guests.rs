@@ -201,10 +201,16 @@ impl Host {
         Ok(self.guests()?.into_iter().map(ListedGuest::from).collect())
     }
 
-    /// The guests of these names or UUIDs, which libvirt must know.
+    /// The guests of these names or UUIDs, which libvirt must know, each once.
     pub(crate) fn named_guests(&self, texts: &[String]) -> Result<Vec<ListedGuest>, GuestError> {
-        let find = |text: &String| self.defined_guest(text).map(ListedGuest::from);
-        texts.iter().map(find).collect()
+        let mut found = Vec::<ListedGuest>::new();
+        for text in texts {
+            let guest = ListedGuest::from(self.defined_guest(text)?);
+            if found.iter().all(|other| other.name != guest.name) {
+                found.push(guest);
+            }
+        }
+        Ok(found)
     }
 
     /// Which of these guests `text` names: the one of this UUID or the one of this name. Where it

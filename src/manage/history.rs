@@ -63,7 +63,7 @@ pub(crate) struct PastDecision {
 /// A guest, as it was called then.
 #[derive(Debug, Serialize)]
 pub(crate) struct PastGuest {
-    pub(crate) name: String,
+    pub(crate) name: Option<String>,
     pub(crate) uuid: DomainUuid,
 }
 
@@ -126,10 +126,9 @@ fn named_now(host: &Host, name: &str) -> Option<DomainUuid> {
 impl Decisions {
     /// The other names of the guests that were asked for by name.
     pub(crate) fn other_names(&self) -> BTreeSet<&str> {
-        let names = self.list.iter().map(|one| one.guest.name.as_str());
+        let names = self.list.iter().filter_map(|one| one.guest.name.as_deref());
         names
             .filter(|other| self.name.as_deref().is_some_and(|name| name != *other))
-            .filter(|other| !other.is_empty())
             .collect()
     }
 
@@ -146,7 +145,7 @@ impl From<EventRow> for PastDecision {
             id: row.id,
             at: row.at,
             guest: PastGuest {
-                name: row.domain_name,
+                name: Some(row.domain_name).filter(|name| !name.is_empty()),
                 uuid: row.domain_uuid,
             },
             operation: row.operation,

@@ -113,18 +113,24 @@ impl ListedProvider {
 
 impl SealState {
     pub(super) fn of(keyring: &Keyring, key_id: KeyId) -> Self {
-        match keyring.seal(key_id) {
-            Ok(seal) => Self::Sealed(seal),
-            Err(KeyringError::Missing(_)) => Self::Missing,
-            Err(KeyringError::Damaged { .. }) => Self::Damaged,
-            Err(KeyringError::NotTrusted { .. }) => Self::NotTrusted,
-            Err(_) => Self::Unreadable,
-        }
+        Self::from(&keyring.seal(key_id))
     }
 
     /// Whether it is sealed there, and can be used.
     pub(crate) fn is_sealed(self) -> bool {
         matches!(self, Self::Sealed(_))
+    }
+}
+
+impl From<&Result<Seal, KeyringError>> for SealState {
+    fn from(seal: &Result<Seal, KeyringError>) -> Self {
+        match seal {
+            Ok(seal) => Self::Sealed(*seal),
+            Err(KeyringError::Missing(_)) => Self::Missing,
+            Err(KeyringError::Damaged { .. }) => Self::Damaged,
+            Err(KeyringError::NotTrusted { .. }) => Self::NotTrusted,
+            Err(_) => Self::Unreadable,
+        }
     }
 }
 

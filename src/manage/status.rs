@@ -11,6 +11,7 @@ use super::dry_start::{CheckedGuest, UnsealedKeks, check};
 use super::guests::ListedGuest;
 use super::host::{Host, HostError};
 use super::persist_state::DeletedStates;
+use super::provider_list::SealState;
 use super::{sync, unknown_guests};
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::Vtpm;
@@ -73,8 +74,10 @@ pub(crate) struct StoreFile {
 pub(crate) struct SealedProvider {
     pub(crate) name: String,
     pub(crate) key_id: KeyId,
-    /// By what, or why by nothing.
-    pub(crate) seal: String,
+    pub(crate) seal: SealState,
+    /// Why it is sealed by nothing that can be used.
+    #[serde(skip)]
+    pub(crate) trouble: Option<String>,
     pub(crate) exported: bool,
 }
 
@@ -272,11 +275,13 @@ impl GuestStatus {
 
 impl SealedProvider {
     fn new(provider: Provider, keyring: &Keyring) -> Self {
+        let seal = keyring.seal(provider.key_id);
         Self {
-            seal: match keyring.seal(provider.key_id) {
-                Ok(seal) => seal.to_string(),
-                Err(KeyringError::Missing(_)) => "nothing: its key is missing".to_owned(),
-                Err(error) => format!("nothing usable: {error}"),
+            seal: SealState::from(&seal),
+            trouble: match seal {
+                Ok(_) => None,
+                Err(KeyringError::Missing(_)) => Some("nothing: its key is missing".to_owned()),
+                Err(error) => Some(format!("nothing usable: {error}")),
             },
             name: provider.name,
             key_id: provider.key_id,

@@ -12,7 +12,7 @@ use crate::host::bounded::bounded;
 use crate::host::interrupted::read_dir;
 use crate::ids::DomainUuid;
 use crate::libvirt::Guest;
-use crate::store::{Access, EventFilter, KeyRefRecord, Store};
+use crate::store::{Access, KeyRefRecord, Store};
 use crate::tpm_copies::{self, CopyStore};
 
 /// A guest that libvirt does not know.
@@ -78,12 +78,11 @@ pub(crate) fn find(
     let elsewhere = store.guests_of_other_hosts()?;
     by_domain.retain(|uuid, _| !known.contains(uuid) && !elsewhere.contains(uuid));
     let describe = |(uuid, rows): (DomainUuid, Vec<KeyRefRecord>)| {
-        let newest_event = store.history(EventFilter::Domain(uuid), 1)?.pop();
         let (copies, unreadable) = CopyStore::of(state_dir, uuid).copies()?;
         let changes = rows
             .iter()
             .flat_map(|row| [row.updated_at, row.key_ref.created_at])
-            .chain(newest_event.map(|row| row.at))
+            .chain(store.last_change(uuid)?)
             .chain(copies.iter().map(|copy| copy.manifest.kept_at()));
         let copy_name = copies.first().map(|copy| copy.manifest.domain_name.clone());
         Ok(UnknownGuest {

@@ -44,6 +44,7 @@ commands! {
     Explain = "vtpm-guard explain";
     ExplainCode(code: RefusalCode) = "vtpm-guard explain {code}";
     FleetJoin = "vtpm-guard fleet join";
+    FleetLeave = "vtpm-guard fleet leave";
     FleetLeaveForced = "vtpm-guard fleet leave --force";
     FleetStatus = "vtpm-guard fleet status";
     FleetInit = "vtpm-guard fleet init";

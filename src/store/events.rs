@@ -207,6 +207,21 @@ impl Store {
         found.unwrap_or(true)
     }
 
+    /// When this guest was last started or changed, as far back as the history goes. That what is left of it is
+    /// being pruned is no change: a `key prune` that ended halfway is completed by the next one.
+    pub fn last_change(&self, domain: DomainUuid) -> Result<Option<Timestamp>, StoreError> {
+        self.read(|connection| {
+            let sql = "SELECT max(at) AS at FROM event WHERE domain_uuid = ?1 AND operation <> ?2";
+            let values = params![domain.to_string(), Origin::Prune.as_str()];
+            let mut query = connection.prepare_cached(sql)?;
+            let mut rows = query.query(values)?;
+            match rows.next()? {
+                Some(found) => Ok(columns::time(found, "at")?),
+                None => Ok(None),
+            }
+        })
+    }
+
     /// The number of the event that was recorded last, of this guest or of all; 0 where there is none. Times are those of when
     /// a start began, and of any clock: they do not tell.
     pub fn last_event(&self, domain: Option<DomainUuid>) -> Result<i64, StoreError> {

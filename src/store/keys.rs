@@ -137,10 +137,14 @@ impl Store {
         })
     }
 
-    /// Retires a key reference; its wrapped DEK is kept. Returns whether it was in use.
+    /// Retires a key reference; its wrapped DEK is kept. Returns whether it was in use. `NotKeyed` for a
+    /// placeholder: retired, it could never be used again.
     pub fn retire(&mut self, id: KeyRefId, now: Timestamp) -> Result<bool, StoreError> {
         self.write(|transaction| {
-            key_rows::by_id(transaction, id)?;
+            let found = key_rows::by_id(transaction, id)?;
+            if found.key_ref.wrapped_dek.is_none() && found.retired_at.is_none() {
+                return Err(StoreError::NotKeyed(id).into());
+            }
             let sql = "UPDATE OR ABORT key_ref SET retired_at = ?2, updated_at = ?2
                        WHERE id = ?1 AND retired_at IS NULL";
             Ok(transaction.execute(sql, params![id.0, now.0])? == 1)

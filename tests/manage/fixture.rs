@@ -314,7 +314,7 @@ impl Fixture {
         let (guest, dek) = (self.define(name), Dek::generate().unwrap());
         self.add_key(&guest, "a", &dek);
         for _ in 0..2 {
-            self.postdate_copies(&guest);
+            self.date_copies(&guest, |saved_at| saved_at + 365 * 24 * 60 * 60 * 1000);
             self.encrypt_state(&guest, &dek);
             self.save_copy(&guest);
         }
@@ -323,7 +323,8 @@ impl Fixture {
         (guest, second)
     }
 
-    fn postdate_copies(&self, guest: &Defined) {
+    /// Makes the guest's saved copies older, or younger.
+    pub(crate) fn date_copies(&self, guest: &Defined, date: fn(i64) -> i64) {
         let copies = CopyStore::of(self.host.state_dir(), guest.uuid);
         for copy in copies.copies().unwrap().0 {
             let path = copies
@@ -331,8 +332,7 @@ impl Fixture {
                 .join(format!("{}.json", copy.manifest.sha256()));
             let mut manifest: serde_json::Value =
                 serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-            let saved_at = copy.manifest.kept_at().0 + 365 * 24 * 60 * 60 * 1000;
-            manifest["kept_at"] = saved_at.into();
+            manifest["kept_at"] = date(copy.manifest.kept_at().0).into();
             fs::write(&path, manifest.to_string()).unwrap();
         }
     }

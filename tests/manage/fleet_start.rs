@@ -604,6 +604,8 @@ fn a_lost_host_runs_no_guest() {
     known.join_fleet("host1", Timestamp::now()).unwrap();
     let unknown = lost(&first.host, "host3").unwrap_err();
     assert!(matches!(unknown, FleetCommandError::NoHost(_)));
+    let itself = lost(&first.host, "host1").unwrap_err();
+    assert!(matches!(itself, FleetCommandError::ThisHost));
     let at = now() + 1000;
     let merge = Merge {
         placements: vec![third.says(guest, true, at)],

@@ -156,6 +156,30 @@ fn a_kill_removes_no_key_that_the_copied_store_does_not_have() {
     );
 }
 
+/// Without an age of the administrator's, by which everything may go.
+#[test]
+fn what_a_kill_has_left_is_removed_by_the_next_one() {
+    let rule = Rule {
+        older_than: None,
+        ..ALL
+    };
+    let prune = |fixture: &Fixture| prune(&fixture.host, rule, false).unwrap();
+    kill::everywhere(
+        |fixture| {
+            let guest = gone(fixture, "vm1");
+            fixture.date_copies(&guest, |_| 1);
+            fixture
+                .sql("UPDATE key_ref SET created_at = 1, updated_at = 1; UPDATE event SET at = 1");
+        },
+        |fixture| drop(prune(fixture)),
+        |_| {},
+        |fixture| {
+            assert!(fixture.store().all_key_refs(None, true).unwrap().is_empty());
+            assert!(fixture.host.all_copies().unwrap().judged.is_empty());
+        },
+    );
+}
+
 #[test]
 fn what_stopped_halfway_is_said_with_how_far_it_came_and_where_the_keys_are() {
     const GUESTS: usize = 60;

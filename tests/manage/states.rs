@@ -259,6 +259,22 @@ fn the_last_state_that_a_key_opens_is_dropped_by_force_alone() {
     assert!(matches!(drop_it(&[], true), Err(DropStateError::None(_))));
 }
 
+/// What a kill, or `state drop` without `--force`, leaves.
+#[test]
+fn damaged_states_are_dropped_where_no_copy_is_left() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    let damaged = fixture.damaged_state(&guest);
+    let plainly = drop_state(&fixture.host, "vm1", &[], false);
+    assert!(matches!(plainly, Err(DropStateError::None(_))));
+    assert!(damaged.exists());
+    let done = drop_state(&fixture.host, "vm1", &[], true).unwrap();
+    assert!(done.damaged_states_dropped && done.number() == 0);
+    assert!(!damaged.exists() && fixture.would_start(&guest));
+    let again = drop_state(&fixture.host, "vm1", &[], true);
+    assert!(matches!(again, Err(DropStateError::None(_))));
+}
+
 /// The case that this program is for: the provider was deleted, and will be imported again.
 #[test]
 fn a_state_whose_key_cannot_be_tried_now_is_dropped_by_force_alone() {

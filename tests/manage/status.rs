@@ -14,6 +14,7 @@ use crate::manage::guests::GuestError;
 use crate::manage::history::{Asked, captures, history};
 use crate::manage::host::{BrokenConfig, HostError};
 use crate::manage::keys::RowState;
+use crate::manage::provider_list::SealState;
 use crate::manage::prune::PruneDecision;
 use crate::manage::shared_secrets;
 use crate::manage::slots::TRIED_EVERY;
@@ -74,12 +75,10 @@ fn the_host_and_its_guests_are_shown() {
     assert_eq!(guests[0].provider.as_deref(), Some("a"));
     assert_eq!(guests[1].code, Some("VG202"));
     assert!(guests.iter().all(|guest| !guest.clients_key));
-    let seals: Vec<_> = found
-        .providers
-        .iter()
-        .map(|one| one.seal.as_str())
-        .collect();
-    assert_eq!(seals[1], "nothing: its key is missing");
+    let lost = &found.providers[1];
+    assert_eq!(lost.seal, SealState::Missing);
+    assert_eq!(lost.trouble.as_deref(), Some("nothing: its key is missing"));
+    assert_eq!(found.providers[0].trouble, None);
     assert_eq!((found.key_refs.keyed, found.key_refs.placeholders), (1, 0));
     assert_eq!(found.guests_unknown_to_libvirt, Some(0));
     assert_eq!(found.configuration, "in order");

@@ -46,7 +46,7 @@ impl Answer for Decisions {
         for decision in &self.list {
             rows.add_row([
                 Cell::new(time(Some(decision.at))),
-                Cell::new(&decision.guest.name),
+                Cell::new(decision.guest.name.as_deref().unwrap_or_default()),
                 Cell::new(&decision.operation),
                 match decision.code {
                     None if decision.has_failed() => Cell::new("failed").fg(BAD),

@@ -85,12 +85,14 @@ impl Status {
             writeln!(out, "providers:     none; create one: {create}")?;
         }
         for provider in &self.providers {
+            let (name, key_id) = (label(&provider.name), provider.key_id.short());
             out.part(format_args!(
-                "provider:      {} (key {}), sealed by {}",
-                label(&provider.name),
-                provider.key_id.short(),
-                provider.seal
+                "provider:      {name} (key {key_id}), sealed by "
             ))?;
+            match &provider.trouble {
+                Some(trouble) => out.part(format_args!("{trouble}"))?,
+                None => out.part(format_args!("{}", provider.seal))?,
+            }
             if !provider.exported {
                 out.part(format_args!(", "))?;
                 out.painted(NOTABLE, "never exported")?;

@@ -76,6 +76,8 @@ impl From<FleetCommandError> for CommandError {
                     Command::FleetStatus
                 ))
             }
+            FleetCommandError::ThisHost => Self::refused(error)
+                .with_hint(format!("to take it out of the fleet: {}", Command::FleetLeave)),
             FleetCommandError::NotAnnounced(ref name) => {
                 Self::usage(format!("{error}: {}", quoted(name)))
                     .with_hint(format!("hear what is new: {}", Command::Sync))

@@ -29,6 +29,9 @@ pub(crate) enum FleetCommandError {
     /// There is no such host.
     #[error("no host of this fleet has that name or UUID")]
     NoHost(String),
+    /// It is the host on which this was said.
+    #[error("that is this host")]
+    ThisHost,
     /// Several hosts have this name.
     #[error("several hosts of this fleet have that name")]
     AmbiguousHost(String),

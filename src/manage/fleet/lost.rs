@@ -12,7 +12,7 @@ use crate::ids::HostUuid;
 use crate::keyring::unlock::Unlocker;
 use crate::manage::guests::GuestRef;
 use crate::manage::host::{Host, default_deadline};
-use crate::store::{Access, KnownFact, Merge, Store};
+use crate::store::{Access, KnownFact, Membership, Merge, Store};
 
 /// What `fleet lost` did.
 #[derive(Debug, Serialize)]
@@ -31,7 +31,10 @@ pub(crate) struct LostHost {
 /// Records that the host of this name or UUID runs nothing any more.
 pub(crate) fn lost(host: &Host, text: &str) -> Result<LostHost, FleetCommandError> {
     let (mut store, own) = member(host, Access::Write)?;
-    let (uuid, name) = find(&store, text)?;
+    let (uuid, name) = find(&store, &own, text)?;
+    if uuid == own.host {
+        return Err(FleetCommandError::ThisHost);
+    }
     let now = Timestamp::now();
     let mut unlocker = Unlocker::new(&host.keyring());
     let (mut merge, mut guests) = (Merge::default(), Vec::new());
@@ -86,8 +89,13 @@ fn tell(host: &Host, notes: &[KnownFact]) -> Result<(), FleetCommandError> {
 }
 
 /// The host of this name or UUID, as far as this host has heard of it.
-fn find(store: &Store, text: &str) -> Result<(HostUuid, String), FleetCommandError> {
+fn find(
+    store: &Store,
+    own: &Membership,
+    text: &str,
+) -> Result<(HostUuid, String), FleetCommandError> {
     let mut known = hosts(store)?;
+    known.insert(own.host, own.name.clone());
     for row in store.all_placements()? {
         let placement = row.placement;
         known.entry(placement.host).or_insert(placement.host_name);

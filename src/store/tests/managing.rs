@@ -229,7 +229,7 @@ fn using_a_key_retires_the_others() {
 }
 
 #[test]
-fn a_placeholder_cannot_be_chosen_as_the_key() {
+fn a_placeholder_is_neither_chosen_as_the_key_nor_retired() {
     let (_dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
     let BindingChange::Added(placeholder) = store.bind(domain(1), provider.uuid, NOW).unwrap()
@@ -238,6 +238,9 @@ fn a_placeholder_cannot_be_chosen_as_the_key() {
     };
     let refused = store.use_key(placeholder, NOW);
     assert!(matches!(refused, Err(StoreError::NotKeyed(id)) if id == placeholder));
+    let refused = store.retire(placeholder, NOW);
+    assert!(matches!(refused, Err(StoreError::NotKeyed(id)) if id == placeholder));
+    assert!(store.has_key_refs(domain(1)).unwrap());
 }
 
 #[test]

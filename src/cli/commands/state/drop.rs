@@ -23,12 +23,14 @@ pub(super) fn run(
 
 impl Answer for DroppedState {
     fn print(&self, out: &mut Printer<'_>) -> io::Result<()> {
-        let copies = count(self.number(), "saved copy");
-        writeln!(
-            out,
-            "removed {copies} of the TPM state of {}",
-            self.guest.label()
-        )
+        let guest = self.guest.label();
+        match self.number() {
+            0 => writeln!(out, "removed damaged states of the TPM of {guest}"),
+            copies => {
+                let copies = count(copies, "saved copy");
+                writeln!(out, "removed {copies} of the TPM state of {guest}")
+            }
+        }
     }
 
     fn notes(&self) -> Vec<String> {
