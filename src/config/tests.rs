@@ -332,6 +332,92 @@ fn a_fault_names_line_key_and_what_would_be_right() {
     assert!(log_level.contains("\"error\" or \"warn\" or \"info\" or \"debug\" or \"trace\""));
 }
 
+/// What the comments of the shipped file say where this text is.
+fn described(text: &str) -> String {
+    let mut found = SHIPPED.split("\n\n").filter(|it| it.contains(text));
+    let paragraph = found.next().unwrap();
+    assert_eq!(found.next(), None, "{text} is there twice");
+    let comments = paragraph.lines().filter_map(|line| line.strip_prefix("# "));
+    comments.collect::<Vec<_>>().join(" ")
+}
+
+/// What this line must be, in the words of the refusal.
+fn wanted(line: &str) -> String {
+    match super::parse::parse(line) {
+        Err((_, LineError::BadValue { wanted, .. })) => wanted,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+/// The limits that a refusal names, each as it names it.
+fn limits(wanted: &str) -> Vec<String> {
+    let words = wanted
+        .split(' ')
+        .map(|word| word.trim_end_matches([',', ';']));
+    let words: Vec<_> = words.collect();
+    let from = |at: usize| match words[at..] {
+        ["from", least, "to", most, ..] => Some(format!("from {least} to {most}")),
+        ["at", bound @ ("least" | "most"), value, ..] => Some(format!("at {bound} {value}")),
+        ["at", "most"] => Some(format!("{} at most", words[at - 1])),
+        ["absolute", "path", ..] => Some("absolute path".to_owned()),
+        _ => None,
+    };
+    let mut limits: Vec<_> = (0..words.len()).filter_map(from).collect();
+    // One of a few words.
+    if wanted.starts_with('"') {
+        let words = wanted.split('"').skip(1).step_by(2);
+        limits.extend(words.map(|word| format!("\"{word}\"")));
+    }
+    limits
+}
+
+#[test]
+fn the_shipped_file_names_the_limits_that_refusals_name() {
+    let keys = KEYS
+        .iter()
+        .flat_map(|(section, keys)| keys.iter().map(move |key| (section, key)));
+    let mut without_limits = Vec::new();
+    let mut all: Vec<(String, String)> = keys
+        .map(|(section, key)| (format!("#{key} = "), format!("{section}.{key} = []")))
+        .collect();
+    for line in ["kms.'a b' = {}", "kms.a.timeout = []"] {
+        all.push(("[kms.vault]".to_owned(), line.to_owned()));
+    }
+    for (place, line) in all {
+        let limits = limits(&wanted(&line));
+        let comments = described(&place);
+        for limit in &limits {
+            assert!(comments.contains(limit), "{line}: {limit}: {comments}");
+        }
+        if limits.is_empty() {
+            without_limits.push(line);
+        }
+    }
+    assert_eq!(
+        without_limits,
+        [
+            "policy.auto_bind = []",
+            "secret.uri = []",
+            "fleet.store = []"
+        ]
+    );
+}
+
+#[test]
+fn the_shipped_file_names_the_limits_in_bytes() {
+    let (_directory, path) = written(vec![b'#'; (1 << 20) + 1]);
+    let Err(ConfigError::TooLarge { limit, .. }) = Config::load(&path) else {
+        panic!("it is not too large");
+    };
+    let head = described("# Every key is optional.");
+    assert!(head.contains(&format!("not larger than {limit} bytes")));
+
+    let address = |bytes: usize| format!("{:a<bytes$}", "test://");
+    assert!(StoreAddress::parse(&address(1024)).is_some());
+    assert!(StoreAddress::parse(&address(1025)).is_none());
+    assert!(described("#store = ").contains("at most 1024 bytes"));
+}
+
 #[test]
 fn the_first_error_in_the_file_is_reported() {
     assert!(error("[secret]\nx = 1\n[policy]\ny = 1").starts_with("2: "));

@@ -7,12 +7,13 @@ use clap::Subcommand;
 pub enum Fleet {
     /// Create the schema of the shared store, or update it.
     ///
-    /// Run it once, as the owner of the database. It prints the SQL that makes a role for each host.
+    /// Run it once, as the owner of the database. Before that a superuser makes the roles, one for each host; --sql prints
+    /// the SQL for both.
     Init {
         /// Address, with the owner's role [default: fleet.store of the configuration].
         #[arg(long, value_name = "ADDRESS")]
         address: Option<String>,
-        /// Only print the SQL that would be run.
+        /// Only print the SQL: that of the roles, and what would be run.
         #[arg(long)]
         sql: bool,
     },

@@ -217,7 +217,9 @@ pub enum Command {
     ///
     /// Brings to this host the keys that it does not hold, and keeps them as `provider.cache` says.
     /// vtpm-guard-open.service runs it before libvirtd starts. A key that is here is not asked for again, unless
-    /// `provider.max_age` is half over. Running it again changes nothing.
+    /// `provider.max_age` is half over, or the key must leave the disk (`provider.cache` = "boot"). Without names it
+    /// also tries the slots that have not opened for six hours, once the host has been up for ten minutes: a key
+    /// manager that is gone is noticed before it is needed. Running it again is harmless.
     Open {
         /// Provider name or UUID [default: all that have a slot of a key manager].
         name: Vec<String>,

@@ -51,7 +51,7 @@ pub enum Provider {
     Accept {
         /// Provider name, as it was announced.
         name: String,
-        /// Which key, where several were announced under that name (see `fleet status`).
+        /// Which key, where several were announced under that name and open here; without it the error lists them.
         #[arg(long, value_name = "KEYID")]
         key: Option<String>,
     },

@@ -5,9 +5,11 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::Answers;
 use super::hosts::runs_elsewhere;
-use super::site::{Site, guest};
+use super::site::{ENCRYPTED, PASSPHRASE, Site, guest};
 
 /// A host that is in a fleet: of its two guests one runs, one would not start.
 pub(super) fn joined() -> Site {
@@ -98,6 +100,43 @@ pub(super) fn accept(answers: &mut Answers) {
     third.add_fleet_of(&first);
     third.did("fleet join --name host3");
     answers.ask(&third, "its key does not open here", "b");
+}
+
+/// A host that gave its fleet the state of the guest `vm2` when that stopped, and one that knows the guest's key and has
+/// no state of it.
+fn with_state_of_the_first() -> (Site, Site) {
+    let (first, second) = pair();
+    first.define("vm2", 2, true);
+    first.state(2, ENCRYPTED);
+    first.give_secret(2, PASSPHRASE);
+    first.did("adopt vm2 --provider b");
+    let config = fs::read_to_string(first.path("config.toml")).unwrap();
+    let config = config.replace("[fleet]\n", "[fleet]\nstate = \"stopped\"\n");
+    first.file("config.toml", &config);
+    let xml = first.path("bin/libvirt/qemu/vm2.xml");
+    for call in ["prepare", "started", "release --sub-operation end"] {
+        first.did(&format!("replay {xml} --no-secret --operation {call}"));
+    }
+    // It exchanges facts, as `sync` does.
+    let told = first.did("fleet join");
+    assert_eq!(told["states"], 1, "{told}");
+    second.did("fleet join --name host2");
+    second.define("vm2", 2, true);
+    (first, second)
+}
+
+#[test]
+fn a_state_that_the_fleet_gives_is_a_repair_whose_occasion_the_page_names() {
+    let (_first, second) = with_state_of_the_first();
+    let ran = second.run("check vm2").ends_with(3);
+    let answer: Value = serde_json::from_str(&ran.stdout).unwrap();
+    let repair = &answer["repairs"][0];
+    assert_eq!(repair["kind"], "restore-tpm-state", "{answer}");
+    assert_eq!(repair["occasion"], "fleet", "{answer}");
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/json.md");
+    let page = fs::read_to_string(page).unwrap();
+    let row = |line: &&str| line.starts_with("| `repairs[].occasion`");
+    assert!(page.lines().find(row).unwrap().contains("`fleet`"));
 }
 
 /// systemd runs it; its journal is the log of these tests.
