@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, RenameFlags, renameat, renameat2};
+use nix::fcntl::{AtFlags, OFlag, renameat};
 use nix::libc;
 use nix::sys::stat::{Mode, fstatat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, geteuid, linkat, unlinkat};
@@ -23,6 +23,7 @@ use zeroize::Zeroizing;
 
 use super::crash;
 use super::interrupted::{openat, read_dir};
+use super::rename::rename_new;
 use crate::host::dirs::of_descriptor;
 use crate::key::random;
 
@@ -76,15 +77,12 @@ impl NewFile {
         self.is_unchanged()?;
         crash::point();
         let (dir, temporary) = (&self.dir, self.temporary.as_os_str());
-        let no_replace = RenameFlags::RENAME_NOREPLACE;
-        let renamed = renameat2(dir, temporary, dir, name, no_replace);
-        // NFS has no such rename, but links; FAT has no links, but such a rename.
-        let must_link = matches!(renamed, Err(Errno::EINVAL | Errno::ENOSYS));
-        let renamed = if must_link {
+        let mut must_link = false;
+        let renamed = rename_new(dir, temporary, name, || {
+            // NFS has no such rename, but links; FAT has no links, but such a rename.
+            must_link = true;
             linkat(dir, temporary, dir, name, AtFlags::empty())
-        } else {
-            renamed
-        };
+        });
         self.named(name, renamed).map_err(|failed| failed.error)?;
         if must_link {
             forget(&self.dir, &self.temporary);

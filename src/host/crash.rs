@@ -30,6 +30,18 @@ pub(crate) fn answer_of_rename(answer: nix::Result<()>) -> nix::Result<()> {
     answer
 }
 
+/// A rename with flags that a test lets be refused, as by a file system that has none. Outside of tests it is asked for.
+#[inline]
+#[cfg_attr(
+    not(test),
+    allow(clippy::unnecessary_wraps, reason = "a test lets it fail")
+)]
+pub(crate) fn flagged_rename() -> nix::Result<()> {
+    #[cfg(test)]
+    armed::may_have_flags()?;
+    Ok(())
+}
+
 /// Whether a test says that another host holds the lock that is looked at. Outside of tests the lock itself says it.
 #[inline]
 pub(crate) fn is_locked_elsewhere() -> bool {
@@ -77,6 +89,8 @@ pub(crate) mod armed {
         static LOCKED: Cell<usize> = const { Cell::new(0) };
         /// Whether the answer of its next rename is lost.
         static LOST: Cell<bool> = const { Cell::new(false) };
+        /// Whether no rename of its may have flags.
+        static UNFLAGGED: Cell<bool> = const { Cell::new(false) };
     }
 
     /// Lets the `nth` step of this thread from now fail that can.
@@ -98,6 +112,21 @@ pub(crate) mod armed {
         answer?;
         if LOST.take() {
             return Err(nix::errno::Errno::ENOENT);
+        }
+        Ok(())
+    }
+
+    /// Does this on a file system that has no renames with flags, as NFS.
+    pub(crate) fn without_flagged_renames<T>(act: impl FnOnce() -> T) -> T {
+        UNFLAGGED.set(true);
+        let done = act();
+        UNFLAGGED.set(false);
+        done
+    }
+
+    pub(super) fn may_have_flags() -> nix::Result<()> {
+        if UNFLAGGED.get() {
+            return Err(nix::errno::Errno::EINVAL);
         }
         Ok(())
     }

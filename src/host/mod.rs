@@ -13,6 +13,7 @@ pub mod peer;
 pub mod poll;
 pub mod process;
 pub mod program;
+pub mod rename;
 pub mod serve;
 pub mod sys;
 pub mod timed;

@@ -14,30 +14,23 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, RenameFlags, renameat, renameat2};
-use nix::sys::stat::{FileStat, Mode, fstatat, mkdirat};
+use nix::fcntl::{AtFlags, OFlag, renameat};
+use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
+use super::spare::{self, is_old, names, stat};
 use crate::clock::Timestamp;
 use crate::host::atomic;
 use crate::host::crash;
-use crate::host::dirs::of_descriptor;
-use crate::host::interrupted::{openat, read_dir};
+use crate::host::interrupted::openat;
+use crate::host::rename;
 use crate::swtpm::{Backend, StateError, StatePath};
 
 /// The depth of libvirt's directories of one TPM, and one more.
 const DEPTH: usize = 3;
-
-/// How the name of links begins that are not whole, or not to be kept; random digits and the name of
-/// the original follow.
-const SPARE: &str = ".vtpm-guard.spare.";
-
-/// The age at which nobody waits for them any more, in milliseconds; clocks of hosts differ.
-const STALE_MS: i64 = 120_000;
 
 /// What happened to a state with hard links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,7 +119,7 @@ impl HardLinks {
     /// Makes links to a directory's files, or to a file, under a name that nobody else makes: not the
     /// process of a start that comes next, not another host.
     fn link_as_spare(&self, name: &OsStr) -> io::Result<OsString> {
-        let spare = self.spare_name()?;
+        let spare = spare::name(&self.original)?;
         if self.backend == Backend::Linear {
             link(&self.parent, name, &self.parent, &spare)?;
             return Ok(spare);
@@ -147,43 +140,22 @@ impl HardLinks {
         Ok(spare)
     }
 
-    fn spare_name(&self) -> io::Result<OsString> {
-        let mut name = OsString::from(atomic::random_name(SPARE)?);
-        name.push(".");
-        name.push(&self.original);
-        Ok(name)
-    }
-
-    /// Whether a name is one of [`Self::spare_name`].
-    fn is_spare(&self, name: &OsStr) -> bool {
-        let rest = name.as_bytes().strip_prefix(SPARE.as_bytes());
-        rest.and_then(|rest| rest.get(17..)) == Some(self.original.as_bytes())
-    }
-
     /// Moves the directory away, and puts an empty one in its place that nobody else can use.
     pub(super) fn move_away(&self) -> io::Result<()> {
         let (moved, original) = (self.moved.as_os_str(), self.original.as_os_str());
         // What is moved must be there, or an empty one would be given back as the state.
         open_dir(&self.parent, &self.original)?;
         mkdirat(&self.parent, moved, Mode::S_IRWXU)?;
-        let exchanged = renameat2(
-            &self.parent,
-            moved,
-            &self.parent,
-            original,
-            RenameFlags::RENAME_EXCHANGE,
-        );
-        match exchanged {
-            Err(Errno::EINVAL | Errno::ENOSYS) => {
-                // It replaces the empty one. Killed here, there is nothing that libvirt deletes.
-                renameat(&self.parent, original, &self.parent, moved)?;
-                mkdirat(&self.parent, original, Mode::S_IRWXU)?;
-            }
-            exchanged => exchanged.inspect_err(|_| {
-                let _ = remove_empty(&self.parent, moved);
-            })?,
-        }
-        self.parent.sync_all()
+        let exchanged = rename::exchange(&self.parent, moved, original, || {
+            // It replaces the empty one. Killed here, there is nothing that libvirt deletes.
+            renameat(&self.parent, original, &self.parent, moved)?;
+            mkdirat(&self.parent, original, Mode::S_IRWXU)
+        });
+        exchanged.inspect_err(|_| {
+            // Only an empty one: what was moved stays there.
+            let _ = remove_empty(&self.parent, moved);
+        })?;
+        atomic::sync_directory(&self.parent)
     }
 
     /// Replaces what libvirt has deleted.
@@ -241,7 +213,7 @@ impl HardLinks {
     fn restore_as(&self, name: &OsStr) -> io::Result<LinksRestored> {
         match crash::answer_of_rename(self.rename(name, &self.original)) {
             Ok(()) => {
-                self.parent.sync_all()?;
+                atomic::sync_directory(&self.parent)?;
                 Ok(LinksRestored::Restored)
             }
             Err(Errno::ENOENT) => Ok(LinksRestored::NoLinks),
@@ -252,16 +224,14 @@ impl HardLinks {
 
     /// Renames what has no other name of this kind; nothing that is there is replaced.
     fn rename(&self, from: &OsStr, to: &OsStr) -> nix::Result<()> {
-        let no_replace = RenameFlags::RENAME_NOREPLACE;
-        match renameat2(&self.parent, from, &self.parent, to, no_replace) {
-            // NFS. A directory cannot be renamed over one that has files in it; a file could, so it
-            // gets a second link, and loses the first.
-            Err(Errno::EINVAL | Errno::ENOSYS) => match self.backend {
-                Backend::Directory => renameat(&self.parent, from, &self.parent, to),
-                Backend::Linear => linkat(&self.parent, from, &self.parent, to, AtFlags::empty())
-                    .and_then(|()| unlinkat(&self.parent, from, UnlinkatFlags::NoRemoveDir)),
-            },
-            renamed => renamed,
+        match self.backend {
+            // A directory cannot be renamed over one that has files in it.
+            Backend::Directory => rename::rename_new_directory(&self.parent, from, to),
+            // A file could: it gets a second link, and loses the first.
+            Backend::Linear => rename::rename_new(&self.parent, from, to, || {
+                linkat(&self.parent, from, &self.parent, to, AtFlags::empty())?;
+                unlinkat(&self.parent, from, UnlinkatFlags::NoRemoveDir)
+            }),
         }
     }
 
@@ -297,7 +267,7 @@ impl HardLinks {
         if self.backend == Backend::Linear {
             self.remove_links(&self.links)?;
         } else {
-            let spare = self.spare_name()?;
+            let spare = spare::name(&self.original)?;
             match renameat(
                 &self.parent,
                 self.links.as_os_str(),
@@ -312,10 +282,8 @@ impl HardLinks {
                 }
             }
         }
-        for name in names(&self.parent)? {
-            if self.is_spare(&name) && stat(&self.parent, &name).is_ok_and(|it| is_old(&it, now)) {
-                self.remove_links(&name)?;
-            }
+        for name in spare::left(&self.parent, &self.original, now)? {
+            self.remove_links(&name)?;
         }
         Ok(())
     }
@@ -333,16 +301,6 @@ impl HardLinks {
 
 fn is_there(dir: &File, name: &OsStr) -> bool {
     stat(dir, name).is_ok()
-}
-
-/// Whether nobody waits with it any more.
-fn is_old(found: &FileStat, now: Timestamp) -> bool {
-    let changed = found.st_ctime.saturating_mul(1000);
-    now.0.saturating_sub(changed) > STALE_MS
-}
-
-fn stat(dir: &File, name: &OsStr) -> nix::Result<FileStat> {
-    fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)
 }
 
 fn remove_empty(dir: &File, name: &OsStr) -> nix::Result<()> {
@@ -389,10 +347,4 @@ fn remove_all(parent: &File, name: &OsStr, depth: usize) -> io::Result<()> {
 fn open_dir(parent: &File, name: &OsStr) -> io::Result<File> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     Ok(openat(parent, name, flags, Mode::empty())?.into())
-}
-
-/// Returns the names in an open directory, whatever its path leads to now.
-fn names(dir: &File) -> io::Result<Vec<OsString>> {
-    let entries = read_dir(of_descriptor(dir))?;
-    entries.map(|entry| Ok(entry?.file_name())).collect()
 }

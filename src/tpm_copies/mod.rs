@@ -23,6 +23,7 @@ mod order;
 mod restore;
 mod run_record;
 mod saved_copy;
+mod spare;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests;

@@ -1,22 +1,26 @@
 //! Restores a saved copy, with the owners and modes that the state had.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::{File, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, RenameFlags, renameat2};
+use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::manifest::{Attributes, Manifest};
 use super::saved_copy::SavedCopy;
+use super::spare;
+use crate::clock::Timestamp;
 use crate::domain::Emulator;
 use crate::host::atomic;
+use crate::host::crash;
 use crate::host::interrupted::openat;
 use crate::host::path_error::PathError;
+use crate::host::rename::rename_new_directory;
 use crate::ids::DomainUuid;
 use crate::swtpm::{self, Backend, StateError, StateFile, StatePath};
 
@@ -158,16 +162,41 @@ fn open_or_make(parent: &File, name: &OsStr, attributes: Attributes) -> io::Resu
         Err(Errno::ENOENT) => {}
         Err(errno) => return Err(errno.into()),
     }
-    let mut temporary = OsString::from(".vtpm-guard.");
-    temporary.push(name);
-    // A killed process leaves an empty one.
-    let _ = unlinkat(parent, temporary.as_os_str(), UnlinkatFlags::RemoveDir);
+    // What a killed process has left can stay, if it must. One that is not empty has links in it.
+    for left in spare::left(parent, name, Timestamp::now()).unwrap_or_default() {
+        let _ = remove_empty(parent, &left);
+    }
+    let temporary = spare::name(name)?;
     mkdirat(parent, temporary.as_os_str(), Mode::S_IRWXU)?;
-    let dir = File::from(openat(parent, temporary.as_os_str(), flags, Mode::empty())?);
-    fchown(&dir, Some(attributes.uid), Some(attributes.gid))?;
-    dir.set_permissions(Permissions::from_mode(attributes.mode))?;
-    let no_replace = RenameFlags::RENAME_NOREPLACE;
-    renameat2(parent, temporary.as_os_str(), parent, name, no_replace)?;
-    parent.sync_all()?;
-    Ok(dir)
+    let new_dir = || {
+        let made = File::from(openat(parent, temporary.as_os_str(), flags, Mode::empty())?);
+        fchown(&made, Some(attributes.uid), Some(attributes.gid))?;
+        made.set_permissions(Permissions::from_mode(attributes.mode))?;
+        give_name(parent, &temporary, name, &made)?;
+        Ok::<_, io::Error>(made)
+    };
+    let made = new_dir().inspect_err(|_| {
+        let _ = remove_empty(parent, &temporary);
+    })?;
+    atomic::sync_directory(parent)?;
+    Ok(made)
+}
+
+/// The directory has the name then, whatever the rename has answered: over NFS it may be done and answered with an
+/// error.
+fn give_name(parent: &File, temporary: &OsStr, name: &OsStr, made: &File) -> io::Result<()> {
+    crash::point();
+    let renamed = rename_new_directory(parent, temporary, name);
+    let Err(errno) = crash::answer_of_rename(renamed) else {
+        return Ok(());
+    };
+    let it = made.metadata()?;
+    match atomic::has_name(parent, name, (it.dev(), it.ino())) {
+        Ok(true) => Ok(()),
+        _ => Err(errno.into()),
+    }
+}
+
+fn remove_empty(parent: &File, name: &OsStr) -> nix::Result<()> {
+    unlinkat(parent, name, UnlinkatFlags::RemoveDir)
 }

@@ -183,6 +183,19 @@ fn a_rename_that_is_done_although_its_answer_was_lost_counts_as_done() {
     assert_eq!(names(dir.path()), ["file"]);
 }
 
+/// As on NFS, again: a link has to do.
+#[test]
+fn a_file_is_created_where_no_rename_replaces_nothing() {
+    let (dir, open) = directory();
+    armed::without_flagged_renames(|| {
+        create(&open, name(), b"one").unwrap();
+        let error = create(&open, name(), b"two").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+    });
+    assert_eq!(fs::read(dir.path().join("file")).unwrap(), b"one");
+    assert_eq!(names(dir.path()), ["file"]);
+}
+
 #[test]
 fn a_rename_of_which_the_directory_tells_nothing_may_be_done() {
     let (dir, open) = directory();

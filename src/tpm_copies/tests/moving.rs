@@ -178,8 +178,14 @@ fn without_hard_links_the_directory_itself_is_away_until_libvirt_has_deleted_an_
     guest.put(b"whatever is in it");
     let inode = || fs::metadata(guest.state()).unwrap().ino();
     let before = inode();
-    for _ in 0..2 {
-        links.move_away().unwrap();
+    let move_away = || links.move_away();
+    for has_flagged_renames in [true, true, false, false] {
+        let moved = if has_flagged_renames {
+            move_away()
+        } else {
+            armed::without_flagged_renames(move_away)
+        };
+        moved.unwrap();
         assert!(links.exist() && links.is_moved().unwrap() && !guest.state().exists());
         assert_eq!(links.restore().unwrap(), LinksRestored::StillThere);
         guest.delete();

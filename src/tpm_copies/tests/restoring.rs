@@ -5,7 +5,11 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use super::{Guest, STATE, mode, names};
 use crate::domain::StateSource;
-use crate::tpm_copies::{CopyError, CopyRestored, LiveState, RestoreError, files, restore_copy};
+use crate::host::crash::armed;
+use crate::swtpm::StatePath;
+use crate::tpm_copies::{
+    CopyError, CopyRestored, HardLinks, LiveState, RestoreError, files, restore_copy,
+};
 use crate::verdict::facts::CopyReason;
 
 #[test]
@@ -41,6 +45,52 @@ fn libvirts_directory_of_states_is_made_where_no_tpm_ran_yet() {
     fs::remove_dir_all(guest.states()).unwrap();
     assert_eq!(guest.restore_copy().unwrap(), CopyRestored::Written);
     assert_eq!(fs::read(guest.state()).unwrap(), STATE);
+}
+
+#[test]
+fn directories_are_made_again_on_a_file_system_without_renames_that_replace_nothing() {
+    let guest = Guest::new();
+    guest.save(CopyReason::Start);
+    let whole = [guest.domain.to_string()];
+    let all = guest.states();
+    for deleted in [&all.join(&whole[0]), &all] {
+        fs::remove_dir_all(deleted).unwrap();
+        let restored = armed::without_flagged_renames(|| guest.restore_copy());
+        assert_eq!(restored.unwrap(), CopyRestored::Written);
+        assert_eq!(fs::read(guest.state()).unwrap(), STATE);
+        assert_eq!(names(&guest.states()), whole);
+    }
+    // A rename that is done although its answer was lost.
+    guest.delete();
+    armed::lose_answer_of_rename();
+    assert_eq!(guest.restore_copy().unwrap(), CopyRestored::Written);
+    assert_eq!(names(&guest.states()), whole);
+}
+
+#[test]
+fn a_directory_that_could_not_be_made_leaves_nothing_that_counts_as_hard_links() {
+    let guest = Guest::new();
+    guest.save(CopyReason::Start);
+    guest.delete();
+    let links = || {
+        let of = StatePath::of(&guest.states(), guest.domain, &guest.vtpm);
+        HardLinks::of(&of).unwrap().unwrap()
+    };
+    // Somebody takes the name meanwhile: just before the directory would get it.
+    let taken = guest.states().join(guest.domain.to_string());
+    let take = taken.clone();
+    armed::meanwhile(1, move || fs::write(take, "").unwrap());
+    assert!(guest.restore_copy().is_err());
+    assert_eq!(names(&guest.states()), [guest.domain.to_string()]);
+    assert!(!links().exist());
+    fs::remove_file(&taken).unwrap();
+
+    // What a killed process has left is removed when it is old, and is no hard link before that.
+    let left = format!(".vtpm-guard.spare.0123456789abcdef.{}", guest.domain);
+    fs::create_dir(guest.states().join(&left)).unwrap();
+    assert!(!links().exist());
+    guest.restore_copy().unwrap();
+    assert_eq!(names(&guest.states()), [left, guest.domain.to_string()]);
 }
 
 #[test]
