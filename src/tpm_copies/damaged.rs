@@ -7,8 +7,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::path::PathBuf;
 
-use nix::errno::Errno;
-use nix::fcntl::{AtFlags, RenameFlags, renameat, renameat2};
+use nix::fcntl::{AtFlags, renameat};
 use nix::sys::stat::fstatat;
 
 use super::error::CopyError;
@@ -17,6 +16,7 @@ use crate::host::atomic;
 use crate::host::crash;
 use crate::host::dirs::StateDir;
 use crate::host::path_error::PathError;
+use crate::host::rename::rename_new;
 use crate::host::trusted;
 use crate::ids::DomainUuid;
 use crate::swtpm::{MAX_STATE_LEN, StatePath};
@@ -38,19 +38,10 @@ pub fn set_aside(
     let found = fstatat(&dir, name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW).map_err(at)?;
     let mut aside = name.clone();
     aside.push(format!(".damaged-{}", now.0));
-    let renamed = match renameat2(
-        &dir,
-        name.as_os_str(),
-        &dir,
-        aside.as_os_str(),
-        RenameFlags::RENAME_NOREPLACE,
-    ) {
-        // NFS. The name is unused: it ends in the time.
-        Err(Errno::EINVAL | Errno::ENOSYS) => {
-            renameat(&dir, name.as_os_str(), &dir, aside.as_os_str())
-        }
-        renamed => renamed,
-    };
+    let renamed = rename_new(&dir, &name, &aside, || {
+        // The name is unused: it ends in the time.
+        renameat(&dir, name.as_os_str(), &dir, aside.as_os_str())
+    });
     if let Err(errno) = crash::answer_of_rename(renamed) {
         // Over NFS it may be done all the same.
         let is_aside = atomic::has_name(&dir, &aside, (found.st_dev, found.st_ino));
