@@ -8,11 +8,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::directories::{self, bounded};
+use super::qemu_conf::{QemuConf, resolve};
 use super::state_path::{Backend, StatePath};
 use crate::host::sys;
 use crate::host::users::{self, User};
 
-/// The users that libvirt runs swtpm as if `qemu.conf` names none.
+/// The users that libvirt runs swtpm as if `qemu.conf` names none, each in the group of its name.
 const USUAL_USERS: [&str; 2] = ["tss", "swtpm"];
 
 /// The mode of the directories that libvirt makes.
@@ -59,41 +60,29 @@ pub fn future_owner(state_path: &StatePath, qemu_conf: &Path) -> (u32, u32) {
 }
 
 /// Returns the user that libvirt will run swtpm as: the one that `qemu.conf` names, else the owner
-/// of the state, else one of the usual users.
+/// of the state, else one of the usual users. The first of the groups is the one that libvirt runs it in.
 fn swtpm_user(state_path: &StatePath, qemu_conf: &Path) -> Option<User> {
-    let conf = fs::read_to_string(qemu_conf).unwrap_or_default();
-    if let Some(name) = setting(&conf, "swtpm_user") {
-        let mut user = match name.strip_prefix('+') {
-            Some(uid) => users::by_uid(uid.parse().ok()?),
-            None => users::by_name(name),
-        }?;
-        if let Some(group) = setting(&conf, "swtpm_group") {
-            let gid = match group.strip_prefix('+') {
-                Some(gid) => gid.parse().ok(),
-                None => users::gid_of(group),
-            };
-            user.groups.push(gid?);
-        }
-        return Some(user);
+    let conf = QemuConf::read(qemu_conf);
+    let mut user = match conf.user() {
+        Some(named) => resolve(named, users::by_name, users::by_uid),
+        None => usual_user(state_path),
+    }?;
+    match conf.group() {
+        Some(named) => user.groups.insert(0, resolve(named, users::gid_of, Some)?),
+        // Which of these are in this libvirt cannot be seen from here.
+        None => user
+            .groups
+            .extend(USUAL_USERS.map(users::gid_of).iter().flatten()),
     }
+    Some(user)
+}
+
+fn usual_user(state_path: &StatePath) -> Option<User> {
     let owners = directories::directories(state_path).unwrap_or_default();
     match owners.last().map(MetadataExt::uid) {
         Some(uid) if uid != 0 && !state_path.below.is_empty() => users::by_uid(uid),
         _ => USUAL_USERS.iter().find_map(|name| users::by_name(name)),
     }
-}
-
-/// Returns the value of a setting in libvirt's format (`NAME = "VALUE"`); the last of several.
-fn setting<'c>(conf: &'c str, name: &str) -> Option<&'c str> {
-    let value = |line: &'c str| {
-        let (key, value) = line.split_once('=')?;
-        let value = value.trim().strip_prefix('"')?;
-        (key.trim() == name).then(|| value.split_once('"'))?
-    };
-    conf.lines()
-        .filter_map(value)
-        .next_back()
-        .map(|(value, _)| value)
 }
 
 /// Returns the directories above the one that libvirt gives to swtpm's user, the outermost first;
@@ -148,14 +137,6 @@ mod tests {
     use crate::ids::DomainUuid;
 
     #[test]
-    fn settings_are_read_as_libvirt_does() {
-        let conf =
-            "#swtpm_user = \"a\"\nswtpm_user = \"b\"\n swtpm_user=\"+107\" # c\nother = \"d\"\n";
-        assert_eq!(setting(conf, "swtpm_user"), Some("+107"));
-        assert_eq!(setting(conf, "swtpm_group"), None);
-    }
-
-    #[test]
     fn a_closed_directory_is_named_with_the_mode_that_it_needs() {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
@@ -186,9 +167,24 @@ mod tests {
                 assert!(found.is_none_or(|found| found.path == *closed && found.user == "nobody"));
             }
         }
-        fs::write(&conf, "swtpm_user = \"root\"\n").unwrap();
         fs::set_permissions(&states, Permissions::from_mode(0o700)).unwrap();
-        assert_eq!(closed_directory(&state_path, &conf), None);
+        for root in ["swtpm_user = \"root\"\n", "swtpm_user = 'root'\n"] {
+            fs::write(&conf, root).unwrap();
+            assert_eq!(closed_directory(&state_path, &conf), None);
+        }
+        // The group counts, whatever is said of the user.
+        let gid = fs::metadata(&states).unwrap().gid();
+        let group = format!("swtpm_group = '+{gid}'\n");
+        fs::set_permissions(&states, Permissions::from_mode(0o710)).unwrap();
+        for user in ["swtpm_user = \"nobody\"\n", ""] {
+            fs::write(&conf, format!("{group}{user}")).unwrap();
+            assert_eq!(closed_directory(&state_path, &conf), None);
+        }
+        assert_eq!(future_owner(&state_path, &conf).1, gid);
+        let unknown = "swtpm_user = \"nobody\"\nswtpm_group = \"no-such-group\"\n";
+        fs::write(&conf, unknown).unwrap();
+        assert_eq!(closed_directory(&state_path, &conf), None, "not certain");
+        fs::set_permissions(&states, Permissions::from_mode(0o700)).unwrap();
         // Also behind a link.
         fs::rename(&states, dir.path().join("elsewhere")).unwrap();
         std::os::unix::fs::symlink("elsewhere", &states).unwrap();

@@ -11,6 +11,7 @@ use super::{Finding, HostFinding, KeyFinding, providers};
 use crate::host::dirs::DEVICES;
 use crate::keyring::{Keyring, Seal};
 use crate::manage::host::{Host, default_deadline};
+use crate::swtpm::{QemuConf, resolve};
 use crate::verdict::facts::Provider;
 
 /// The user that swtpm runs as where nothing says otherwise.
@@ -63,8 +64,7 @@ fn sealed_to_tpm(providers: &[Provider], keyring: &Keyring) -> Vec<Provider> {
 /// The users that swtpm runs as on this host: the one that libvirt is configured for, and those
 /// whose TPM states are there.
 fn swtpm_users(qemu_conf: &Path, states: &Path) -> Vec<User> {
-    let configured = fs::read_to_string(qemu_conf).ok();
-    let configured = configured.as_deref().and_then(configured_user);
+    let conf = QemuConf::read(qemu_conf);
     let owners = states.read_dir().into_iter().flatten().flatten();
     let owners = owners.flat_map(|domain| domain.path().read_dir().into_iter().flatten().flatten());
     let mut uids: Vec<_> = owners
@@ -78,23 +78,12 @@ fn swtpm_users(qemu_conf: &Path, states: &Path) -> Vec<User> {
         .into_iter()
         .filter_map(|uid| User::from_uid(Uid::from_raw(uid)).ok()?)
         .collect();
-    let name = match (&configured, users.is_empty()) {
-        (Some(name), _) => Some(name.as_str()),
-        (None, true) => Some(DEFAULT_USER),
-        (None, false) => None,
-    };
-    let named = name.and_then(|name| User::from_name(name.trim_start_matches('+')).ok()?);
+    let name = conf.user().or(users.is_empty().then_some(DEFAULT_USER));
+    let by_name = |name: &str| User::from_name(name).ok()?;
+    let by_number = |uid| User::from_uid(Uid::from_raw(uid)).ok()?;
+    let named = name.and_then(|name| resolve(name, by_name, by_number));
     users.extend(named.filter(|named| users.iter().all(|user| user.uid != named.uid)));
     users
-}
-
-/// `swtpm_user = "tss"` in libvirt's configuration.
-fn configured_user(conf: &str) -> Option<String> {
-    let value = conf.lines().find_map(|line| {
-        let (key, value) = line.split_once('=')?;
-        (key.trim() == "swtpm_user").then(|| value.trim())
-    })?;
-    Some(value.trim_matches(['"', '\'']).to_owned())
 }
 
 /// A device of the TPM that one of these users may open.
@@ -214,6 +203,9 @@ mod tests {
             .collect();
         assert_eq!(names(), default);
         fs::write(&conf, "#swtpm_user = \"tss\"\nswtpm_user = \"nobody\"\n").unwrap();
+        assert_eq!(names(), ["nobody"]);
+        let number = user("nobody").unwrap().uid;
+        fs::write(&conf, format!("swtpm_user = '+{number}' # nobody\n")).unwrap();
         assert_eq!(names(), ["nobody"]);
         fs::create_dir_all(states.join("some-uuid/tpm2")).unwrap();
         let me = User::from_uid(geteuid()).unwrap().unwrap().name;
