@@ -46,22 +46,15 @@ pub fn set_environment(name: &str, value: &str) {
     unsafe { std::env::set_var(name, value) };
 }
 
-/// Whether a file has a POSIX access control list beyond its mode.
+/// Whether a file has this extended attribute, with anything in it.
 #[must_use]
 #[expect(unsafe_code, reason = "neither std nor nix reads extended attributes")]
-pub fn has_acl(path: &Path) -> bool {
+pub fn has_attribute(path: &Path, name: &CStr) -> bool {
     let Ok(path) = CString::new(path.as_os_str().as_bytes()) else {
         return false;
     };
     // SAFETY: both strings end in NUL; with a length of 0 nothing is written.
-    let len = unsafe {
-        nix::libc::getxattr(
-            path.as_ptr(),
-            c"system.posix_acl_access".as_ptr(),
-            std::ptr::null_mut(),
-            0,
-        )
-    };
+    let len = unsafe { nix::libc::getxattr(path.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) };
     len > 0
 }
 

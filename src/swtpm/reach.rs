@@ -3,9 +3,12 @@
 //! directories above.
 
 use std::collections::BTreeSet;
+use std::ffi::CStr;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use nix::sys::statfs::{AFS_SUPER_MAGIC, FUSE_SUPER_MAGIC, FsType, SMB_SUPER_MAGIC, statfs};
 
 use super::directories::{self, bounded};
 use super::qemu_conf::{QemuConf, resolve};
@@ -18,6 +21,21 @@ const USUAL_USERS: [&str; 2] = ["tss", "swtpm"];
 
 /// The mode of the directories that libvirt makes.
 const USUAL_MODE: u32 = 0o711;
+
+/// The attributes in which file systems show an access control list. NFS has the second also where the list says no
+/// more than the mode does.
+const ACLS: [&CStr; 2] = [c"system.posix_acl_access", c"system.nfs4_acl"];
+
+/// File systems whose modes decide nothing: whoever serves them is asked. Of those in user space some leave it to the
+/// kernel; which, only their options tell.
+const DECIDE_ELSEWHERE: [FsType; 5] = [
+    FUSE_SUPER_MAGIC,
+    AFS_SUPER_MAGIC,
+    SMB_SUPER_MAGIC,
+    // CIFS and SMB2 (linux/magic.h).
+    FsType(0xFF53_4D42),
+    FsType(0xFE53_4D42),
+];
 
 /// A directory that swtpm's user cannot enter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,13 +135,23 @@ fn closed(path: &Path, user: &User) -> Option<ClosedDirectory> {
     } else {
         0o001
     };
-    // An access control list may allow what the mode does not.
-    (mode & search == 0 && !sys::has_acl(path)).then(|| ClosedDirectory {
+    let is_closed = mode & search == 0
+        && mode_decides(
+            |attribute| sys::has_attribute(path, attribute),
+            statfs(path).ok()?.filesystem_type(),
+        );
+    is_closed.then(|| ClosedDirectory {
         path: path.to_owned(),
         mode,
         needed: mode | search | (USUAL_MODE & 0o011),
         user: user.name.clone(),
     })
+}
+
+/// Whether nothing allows what a directory's mode does not: no access control list, and no server that is asked whatever
+/// the mode is.
+fn mode_decides(has_attribute: impl Fn(&CStr) -> bool, file_system: FsType) -> bool {
+    !ACLS.iter().any(|acl| has_attribute(acl)) && !DECIDE_ELSEWHERE.contains(&file_system)
 }
 
 #[cfg(test)]
@@ -132,9 +160,25 @@ mod tests {
     use std::fs::Permissions;
     use std::os::unix::fs::PermissionsExt;
 
+    use nix::sys::statfs::{NFS_SUPER_MAGIC, TMPFS_MAGIC};
+
     use super::*;
     use crate::domain::{Emulator, TpmVersion};
     use crate::ids::DomainUuid;
+
+    #[test]
+    fn a_mode_decides_nothing_where_somebody_else_may() {
+        let no_acl = |_: &CStr| false;
+        assert!(mode_decides(no_acl, TMPFS_MAGIC));
+        for acl in [c"system.posix_acl_access", c"system.nfs4_acl"] {
+            assert!(!mode_decides(|name| name == acl, NFS_SUPER_MAGIC));
+        }
+        assert!(mode_decides(
+            |name| name == c"security.selinux",
+            TMPFS_MAGIC
+        ));
+        assert!(!mode_decides(no_acl, FUSE_SUPER_MAGIC));
+    }
 
     #[test]
     fn a_closed_directory_is_named_with_the_mode_that_it_needs() {
