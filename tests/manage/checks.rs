@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use super::fixture::Fixture;
@@ -761,7 +761,19 @@ fn a_file_of_another_user_among_the_guards_own_is_told_from_an_open_one() {
         fs::write(path, "").unwrap();
         set_mode(path, 0o600);
     }
-    std::os::unix::fs::chown(&given, Some(65_534), None).unwrap();
+    // What was set aside of a guest keeps swtpm's user.
+    let (plain, guest) = (fixture.guest_in_use("vm1"), fixture.guest_in_use("vm2"));
+    let damaged = fixture.damaged_state(&guest);
+    let kept = fixture.host.state_dir().plain_states();
+    let kept = kept.join(plain.uuid.to_string());
+    let mut private = fs::DirBuilder::new();
+    private.mode(0o700).recursive(true).create(&kept).unwrap();
+    let plain = kept.join("tpm2-00.permall");
+    fs::write(&plain, "plain").unwrap();
+    for path in [&damaged, &plain, &given] {
+        std::os::unix::fs::chown(path, Some(65_534), None).unwrap();
+    }
+    set_mode(&damaged, 0o640);
     set_mode(&open, 0o666);
     let found = look(&fixture);
     let untrusted = |path: &Path, what: Distrusted| {
@@ -772,6 +784,26 @@ fn a_file_of_another_user_among_the_guards_own_is_told_from_an_open_one() {
     };
     assert!(untrusted(&given, Distrusted::Owner), "{found:?}");
     assert!(untrusted(&open, Distrusted::Open), "{found:?}");
+    let others = host(
+        &found,
+        |one| matches!(one, HostFinding::Untrusted { path, .. } if *path == damaged || *path == plain),
+    );
+    assert!(!others, "{found:?}");
+    // Their directories are root's alone all the same.
+    let dirs = [damaged.parent().unwrap(), &kept];
+    for dir in dirs {
+        std::os::unix::fs::chown(dir, Some(65_534), None).unwrap();
+    }
+    let found = look(&fixture);
+    for dir in dirs {
+        assert!(
+            host(
+                &found,
+                |one| matches!(one, HostFinding::Untrusted { path, .. } if path == dir)
+            ),
+            "{found:?}"
+        );
+    }
 }
 
 #[test]

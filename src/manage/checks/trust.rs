@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::stat::{SFlag, lstat};
@@ -40,13 +40,14 @@ pub(super) fn examine(host: &Host) -> Vec<Finding> {
             found.push(HostFinding::Untrusted { path, reason, what }.into());
         }
     }
-    look_at(state_dir, &state_dir.plain_states(), &mut found);
+    let kept = [state_dir.plain_states(), state_dir.damaged_states()];
+    look_at(state_dir, &kept, &mut found);
     found
 }
 
-/// Checks a file or directory, and all in it; but not files in `plain_states`, which keep the
-/// owner that they had as a guest's TPM state, in directories that are root's alone.
-fn look_at(path: &Path, plain_states: &Path, found: &mut Vec<Finding>) {
+/// Checks a file or directory, and all in it; but not files in `kept`, which keep the owner and
+/// mode that they had as a guest's TPM state, in directories that are root's alone.
+fn look_at(path: &Path, kept: &[PathBuf], found: &mut Vec<Finding>) {
     let file = match lstat(path) {
         Ok(file) => file,
         // Nothing has been made yet, or SQLite has removed its own file in the meantime.
@@ -54,7 +55,7 @@ fn look_at(path: &Path, plain_states: &Path, found: &mut Vec<Finding>) {
         Err(errno) => return found.push(unreadable(path, errno.into())),
     };
     let is = |kind: SFlag| file.st_mode & SFlag::S_IFMT.bits() == kind.bits();
-    if is(SFlag::S_IFREG) && path.starts_with(plain_states) {
+    if is(SFlag::S_IFREG) && kept.iter().any(|dir| path.starts_with(dir)) {
         return;
     }
     if let Err(Distrust::Untrusted { path, reason }) = trusted::IN_STATE_DIR.check_stat(path, &file)
@@ -71,7 +72,7 @@ fn look_at(path: &Path, plain_states: &Path, found: &mut Vec<Finding>) {
     match fs::read_dir(path) {
         Ok(entries) => entries
             .flatten()
-            .for_each(|entry| look_at(&entry.path(), plain_states, found)),
+            .for_each(|entry| look_at(&entry.path(), kept, found)),
         Err(error) => found.push(unreadable(path, error)),
     }
 }
