@@ -68,14 +68,18 @@ fn announced(store: &SharedStore, name: &str) -> Kek {
     kek
 }
 
-fn follows(store: &SharedStore, old: &Kek, new: KeyId, finished: bool) {
-    let says = SuccessorClaim {
+fn successor(old: &Kek, new: KeyId, finished: bool) -> SuccessorClaim {
+    SuccessorClaim {
         name: "c".to_owned(),
         old: old.key_id(),
         new,
         key_version: 2,
         finished,
-    };
+    }
+}
+
+fn follows(store: &SharedStore, old: &Kek, new: KeyId, finished: bool) {
+    let says = successor(old, new, finished);
     say(store, &Claim::Successor(Signed::new(says, old)));
 }
 
@@ -227,6 +231,12 @@ fn of_several_keys_of_one_name_the_administrator_says_which() {
     follows(&store, &first, second.key_id(), false);
     let other = Kek::generate().unwrap();
     follows(&store, &other, second.key_id(), true);
+    ambiguous();
+    // Nor what another key has signed of this one, the one that would be left among them.
+    for signer in [&other, &second] {
+        let says = successor(&first, second.key_id(), true);
+        say(&store, &Claim::Successor(Signed::new(says, signer)));
+    }
     ambiguous();
     let chosen = accept(&two.host, "c", Some(first.key_id())).unwrap();
     assert_eq!(chosen.key_id, first.key_id());

@@ -1,10 +1,10 @@
 //! What a host does in each exchange beside it: keys that follow, rotations that ended early, that it is there, and how it
 //! is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::fixture::Fixture;
-use super::fleet_rotation::{bring, next_key, successors};
+use super::fleet_rotation::{bring, next_key};
 use super::fleet_shared::{SharedStore, exchange};
 use crate::clock::Timestamp;
 use crate::fleet::Kind;
@@ -44,15 +44,18 @@ fn opens(fixture: &Fixture) -> Kek {
     kek
 }
 
-fn follows(old: &Kek, new: KeyId, key_version: i64, finished: bool) -> Claim {
-    let says = SuccessorClaim {
+fn successor(old: &Kek, new: KeyId, key_version: i64, finished: bool) -> SuccessorClaim {
+    SuccessorClaim {
         name: "a".to_owned(),
         old: old.key_id(),
         new,
         key_version,
         finished,
-    };
-    Claim::Successor(Signed::new(says, old))
+    }
+}
+
+fn follows(old: &Kek, new: KeyId, key_version: i64, finished: bool) -> Claim {
+    Claim::Successor(Signed::new(successor(old, new, key_version, finished), old))
 }
 
 #[test]
@@ -124,13 +127,21 @@ fn what_a_rotation_that_was_killed_did_not_say_is_said_by_the_next_exchange() {
     say(&store, &follows(&first, second.key_id(), 2, false));
     let (other, after) = (Kek::generate().unwrap(), Kek::generate().unwrap());
     say(&store, &follows(&other, after.key_id(), 2, true));
+    // That this one has, too, is said by a key that has no say in it.
+    let lie = Signed::new(successor(&first, second.key_id(), 2, true), &other);
+    say(&store, &Claim::Successor(lie));
     for host in [&one, &two] {
         exchange(host);
     }
     let of_a = || {
-        let said = successors(&store).into_iter();
-        let said = said.filter(|says| says.old == first.key_id());
-        said.map(|says| says.finished).collect::<Vec<_>>()
+        let said = store.claims(Kind::Successor).into_iter();
+        let said = said.filter_map(|claim| match claim {
+            Claim::Successor(signed) => signed.check(&first).ok().map(|says| says.finished),
+            other => panic!("{other:?}"),
+        });
+        said.collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect::<Vec<_>>()
     };
     assert_eq!(of_a(), [false], "it has not ended");
     let before = one.provider("a");

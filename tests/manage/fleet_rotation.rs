@@ -64,7 +64,7 @@ pub(super) fn bring(from: &Fixture, next: &Provider, to: &Fixture) {
         .unwrap();
 }
 
-pub(super) fn successors(store: &SharedStore) -> Vec<SuccessorClaim> {
+fn successors(store: &SharedStore) -> Vec<SuccessorClaim> {
     let said = store.claims(Kind::Successor).into_iter();
     let mut said: Vec<_> = said
         .map(|claim| match claim {

@@ -67,10 +67,10 @@ pub(crate) fn accept(
     open.sort_by_key(|says| (says.key_id, says.key_version));
     open.dedup_by_key(|says| says.key_id);
     if open.len() > 1 {
-        // A key that another one follows is not meant.
-        let is_followed = |key_id: KeyId| {
-            let mut said = announced.successors.iter();
-            said.any(|it| it.says.old == key_id && it.says.finished)
+        // A key that another one follows is not meant: it says so itself, or anybody could.
+        let mut is_followed = |key_id: KeyId| {
+            let kek = unlocker.kek(key_id, default_deadline());
+            kek.is_ok_and(|kek| announced.is_rotated(&kek))
         };
         open.retain(|says| !is_followed(says.key_id));
     }

@@ -63,9 +63,7 @@ impl Announced {
                 let Ok(kek) = unlocker.kek(old, default_deadline()) else {
                     continue;
                 };
-                let signed = self.successors.iter().filter(|it| it.says.old == old);
-                let signed = signed.filter_map(|it| it.check(&kek).ok());
-                following.extend(signed.map(|says| says.new));
+                following.extend(self.after(&kek).map(|says| says.new));
             }
             if following.contains(&next) {
                 return true;
@@ -75,6 +73,18 @@ impl Announced {
             newest = following;
         }
         false
+    }
+
+    /// What this key has signed of those that follow it.
+    pub(super) fn after<'a>(&'a self, old: &'a Kek) -> impl Iterator<Item = &'a SuccessorClaim> {
+        let signed = self.successors.iter();
+        let said = signed.filter_map(|signed| signed.check(old).ok());
+        said.filter(|says| says.old == old.key_id())
+    }
+
+    /// Whether another key has followed this one.
+    pub(super) fn is_rotated(&self, old: &Kek) -> bool {
+        self.after(old).any(|says| says.finished)
     }
 
     /// The name under which a key was announced, as that key has signed it.

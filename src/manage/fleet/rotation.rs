@@ -188,7 +188,7 @@ fn announce(
     let keyring = host.keyring();
     let mut unlocker = Unlocker::new(&keyring);
     let present = unlocker.kek(provider.key_id, default_deadline())?;
-    if let Some(next) = announced_before(&store, &provider, &present)? {
+    if let Some(next) = announced_before(&store, &present)? {
         return Ok((provider, next));
     }
     let new = Kek::generate()?;
@@ -225,26 +225,19 @@ pub(crate) fn is_begun(
     let Ok(present) = unlocker.kek(provider.key_id, default_deadline()) else {
         return Ok(false);
     };
-    let Some(next) = announced_before(store, provider, &present)? else {
+    let Some(next) = announced_before(store, &present)? else {
         return Ok(false);
     };
     let announced = Announced::read(store)?;
-    let signed = announced.successors.iter();
-    let mut said = signed.filter_map(|signed| signed.check(&present).ok());
+    let mut said = announced.after(&present);
     Ok(!said.any(|says| says.new == next && says.finished))
 }
 
 /// The next key that was announced for the present one, and opens here.
-fn announced_before(
-    store: &Store,
-    provider: &Provider,
-    present: &Kek,
-) -> Result<Option<KeyId>, HostError> {
+fn announced_before(store: &Store, present: &Kek) -> Result<Option<KeyId>, HostError> {
     let announced = Announced::read(store)?;
     let providers = store.providers()?;
-    let said = announced.successors.iter();
-    let said = said.filter_map(|signed| signed.check(present).ok());
-    let mut open = said.filter(|says| says.old == provider.key_id && !says.finished);
+    let mut open = announced.after(present).filter(|says| !says.finished);
     // The key of another provider of this host follows nothing, whoever says so.
     let is_next = |it: &Provider, new| it.key_id == new && it.announced_as().is_some();
     let is_here = |says: &&SuccessorClaim| providers.iter().any(|it| is_next(it, says.new));

@@ -201,10 +201,8 @@ impl Work<'_> {
                 continue;
             };
             let next = announced
-                .successors
-                .iter()
-                .filter_map(|signed| signed.check(&kek).ok())
-                .filter(|says| says.old == provider.key_id && says.finished)
+                .after(&kek)
+                .filter(|says| says.finished)
                 .max_by_key(|says| (says.key_version, says.new));
             let Some(says) = next else {
                 continue;
@@ -232,22 +230,21 @@ impl Work<'_> {
     /// Says that a rotation is finished that ended before it could: others wait for it.
     fn finish_rotations(&mut self, announced: &Announced) -> Result<(), FleetCommandError> {
         let mut unlocker = self.unlocker();
-        let is_said = |says: &SuccessorClaim| {
-            let mut said = announced.successors.iter().map(|it| &it.says);
-            said.any(|it| it.finished && (it.old, it.new) == (says.old, says.new))
-        };
         let providers = self.store.providers()?.into_iter();
         let current = providers.filter(|it| it.previous_key_of().is_none());
         let current: BTreeSet<KeyId> = current.map(|it| it.key_id).collect();
         for signed in &announced.successors {
             let says = &signed.says;
-            if !current.contains(&says.new) || is_said(says) {
+            if !current.contains(&says.new) {
                 continue;
             }
             let Ok(kek) = unlocker.kek(says.old, default_deadline()) else {
                 continue;
             };
-            if signed.check(&kek).is_ok() {
+            // As that key has signed it: anybody could say that the others need not wait any more, and nobody would.
+            let mut said = announced.after(&kek);
+            let is_said = said.any(|it| it.finished && it.new == says.new);
+            if signed.check(&kek).is_ok() && !is_said {
                 let finished = SuccessorClaim {
                     finished: true,
                     ..says.clone()
