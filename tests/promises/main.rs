@@ -14,6 +14,7 @@ use crate::command_line::{command_lines, is_command, names_a_command, parsed};
 mod checkout;
 mod command_line;
 mod hints;
+mod units;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 

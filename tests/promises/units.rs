@@ -1,0 +1,63 @@
+//! What systemd lets the guard's units do is what the pages say, and what the guard needs.
+
+use std::fs;
+use std::path::Path;
+
+use crate::{ROOT, read};
+
+/// A unit's name, and its settings.
+fn units() -> Vec<(String, Vec<(String, String)>)> {
+    let listed = fs::read_dir(Path::new(ROOT).join("packaging/systemd")).unwrap();
+    let names = listed.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let services = names.filter(|name| name.ends_with(".service"));
+    services
+        .map(|name| {
+            let text = read(Path::new("packaging/systemd").join(&name));
+            let settings = text.lines().filter_map(|line| line.split_once('='));
+            let settings = settings.filter(|(key, _)| !key.starts_with('#'));
+            let settings = settings.map(|(key, value)| (key.to_owned(), value.to_owned()));
+            (name, settings.collect())
+        })
+        .collect()
+}
+
+fn values<'a>(settings: &'a [(String, String)], key: &str) -> Vec<&'a str> {
+    let of_key = settings.iter().filter(|(it, _)| it == key);
+    of_key
+        .flat_map(|(_, value)| value.split_whitespace())
+        .collect()
+}
+
+/// The units that open slots, and so run plugins.
+fn opening() -> Vec<(String, Vec<(String, String)>)> {
+    let mut opening = units();
+    opening.retain(|(_, settings)| {
+        let runs = |command: &[&str]| values(settings, "ExecStart") == command;
+        let guard = "/usr/sbin/vtpm-guard";
+        runs(&[guard, "open"]) || runs(&[guard, "sync", "--follow"])
+    });
+    opening.sort();
+    let names: Vec<_> = opening.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(
+        names,
+        ["vtpm-guard-fleet.service", "vtpm-guard-open.service"]
+    );
+    opening
+}
+
+/// tpm2-pkcs11 locks a file in its store, and opens nothing where it cannot.
+#[test]
+fn each_unit_that_opens_slots_may_write_the_documented_store_of_a_module() {
+    let page = read("docs/kms-settings.md");
+    let (_, rest) = page.split_once("TPM2_PKCS11_STORE=").unwrap();
+    let store = rest.split('"').next().unwrap();
+    for (name, settings) in opening() {
+        let writable = values(&settings, "ReadWritePaths");
+        // With "-": most hosts have none.
+        assert!(
+            writable.contains(&format!("-{store}").as_str()),
+            "{name}: {writable:?}"
+        );
+        assert!(page.contains(name.trim_end_matches(".service")), "{name}");
+    }
+}
