@@ -61,3 +61,20 @@ fn each_unit_that_opens_slots_may_write_the_documented_store_of_a_module() {
         assert!(page.contains(name.trim_end_matches(".service")), "{name}");
     }
 }
+
+/// `setpriv` and `runuser` need these, and no unit has them.
+#[test]
+fn what_a_command_needs_to_become_another_user_is_documented_and_not_given_to_every_host() {
+    let page = read("docs/kms-settings.md");
+    for (key, needed) in [
+        ("CapabilityBoundingSet", &["CAP_SETUID", "CAP_SETGID"][..]),
+        ("SystemCallFilter", &["@setuid"]),
+    ] {
+        let line = format!("\n{key}={}\n", needed.join(" "));
+        assert!(page.contains(&line), "{line}");
+        for (name, settings) in opening() {
+            let given = values(&settings, key);
+            assert!(!needed.iter().any(|it| given.contains(it)), "{name}");
+        }
+    }
+}
