@@ -15,11 +15,12 @@ SECRET = """<secret ephemeral='no' private='{private}'><uuid>{uuid}</uuid>
 """
 
 
-def define(machine, name, encrypted=True):
-    """Defines a guest, and returns the UUID of the secret that its XML names."""
+def define(machine, name, encrypted=True, state=None):
+    """Defines a guest, and returns the UUID of the secret that its XML names. `state`: the directory of its TPM state."""
     secret = str(uuid.uuid4())
-    encryption = f"<encryption secret='{secret}'/>" if encrypted else ""
-    machine.sh("virsh -q define /dev/stdin", XML.format(name=name, encryption=encryption)).ok()
+    backend = f"<encryption secret='{secret}'/>" if encrypted else ""
+    backend += f"<source type='dir' path='{state}'/>" if state else ""
+    machine.sh("virsh -q define /dev/stdin", XML.format(name=name, encryption=backend)).ok()
     return secret
 
 
@@ -35,9 +36,9 @@ def define_with_secret(machine, name, private):
     ).ok()
 
 
-def bind(machine, name):
+def bind(machine, name, state=None):
     """Defines a guest whose key the guard makes, and lets it use its TPM once."""
-    define(machine, name)
+    define(machine, name, state=state)
     machine.sh(f"vtpm-guard key bind {name} --provider nkp-a").ok()
     start_and_stop(machine, name)
 

@@ -78,3 +78,30 @@ fn what_a_command_needs_to_become_another_user_is_documented_and_not_given_to_ev
         }
     }
 }
+
+/// Where the hook sees a TPM state, the check must not report that it is missing.
+#[test]
+fn the_nightly_check_sees_every_place_where_a_domain_xml_may_put_a_tpm_state() {
+    let units = units();
+    let check = units
+        .iter()
+        .find(|(name, _)| name == "vtpm-guard-check.service");
+    let (_, check) = check.unwrap();
+    for hiding in [
+        "PrivateTmp",
+        "PrivateDevices",
+        "InaccessiblePaths",
+        "TemporaryFileSystem",
+        "RootDirectory",
+    ] {
+        assert_eq!(values(check, hiding), [""; 0], "{hiding}");
+    }
+    assert_eq!(values(check, "ProtectHome"), ["read-only"]);
+    // Also a partition or a logical volume, in the linear format.
+    assert_eq!(values(check, "DevicePolicy"), ["closed"]);
+    let allowed = values(check, "DeviceAllow");
+    assert!(
+        allowed.windows(2).any(|it| it == ["block-*", "r"]),
+        "{allowed:?}"
+    );
+}

@@ -42,7 +42,7 @@ def restarted(machine):
         guests.unstaged(machine)
 
 
-@play("the nightly timer runs the check; a guest that would be refused fails its unit")
+@play("the nightly timer runs the check; a guest that would be refused fails its unit, one with its TPM below /var/tmp does not")
 def nightly(machine):
     machine.put(
         "/etc/systemd/system/vtpm-guard-check.timer.d/10-soon.conf",
@@ -58,6 +58,7 @@ def nightly(machine):
     wait_for("the check fails", lambda: "exit-code" in result(), 30)
     machine.sh("systemctl --failed --no-legend --plain").ok().says("vtpm-guard-check.service")
     machine.sh("virsh -q undefine bad && systemctl reset-failed vtpm-guard-check.service").ok()
+    guests.bind(machine, "below", state="/var/tmp/below")
     machine.sh("systemctl start vtpm-guard-check.service").ok()
     machine.sh("rm -r /etc/systemd/system/vtpm-guard-check.timer.d && systemctl daemon-reload").ok()
 
