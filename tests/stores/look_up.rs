@@ -2,6 +2,7 @@
 
 use vtpm_guard::internals::clock::Timestamp;
 use vtpm_guard::internals::fleet::{Fact, FactId, Kind, Search, State, StateInfo};
+use vtpm_guard::internals::ids::HostUuid;
 
 use crate::database::{Database, domain, fact, host, key, key_id, soon, state};
 
@@ -56,6 +57,40 @@ fn a_start_learns_all_about_its_guest_and_nothing_else() {
     assert_eq!(found.states, [states[1].clone(), states[0].clone()]);
     let nothing = client.about(domain(77), soon()).unwrap();
     assert_eq!((nothing.facts.len(), nothing.states.len()), (0, 0));
+}
+
+#[test]
+#[ignore = "needs root: a network of its own"]
+fn a_role_that_speaks_for_many_hosts_hides_nothing_that_others_have_stored() {
+    let database = Database::prepared();
+    let (mut one, mut two) = (database.host(), database.role("host2"));
+    let said = [
+        key(1, 1, 10),
+        key(1, 2, 20),
+        about(1, 1, fact(Kind::Status, 11, "live")),
+        about(1, 1, fact(Kind::Placement, 30, "on one")),
+        of_key(1, fact(Kind::Provider, 1, "one")),
+        of_key(2, fact(Kind::Slot, 1, "two")),
+    ];
+    one.push(&said, &[], soon()).unwrap();
+    let lies: Vec<_> = (0..1000)
+        .map(|number: i64| {
+            let lie = fact(Kind::Placement, i64::MAX - number, &format!("lie {number}"));
+            Fact {
+                domain: Some(domain(1)),
+                host: HostUuid::random(),
+                ..lie
+            }
+        })
+        .collect();
+    two.push(&lies, &[], soon()).unwrap();
+    let found = one.about(domain(1), soon()).unwrap().facts;
+    let missing: Vec<_> = said
+        .iter()
+        .filter(|fact| found.iter().all(|it| it.id != fact.id))
+        .collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    assert_eq!(found.len(), 1000, "as many as an answer takes");
 }
 
 #[test]

@@ -4,10 +4,14 @@ WITH own AS (
     FROM vtpm_guard.fact
     WHERE domain = $1::text::uuid AND kind IN ('key', 'status')
 ), placements AS (
-    SELECT DISTINCT ON (role, host) *, 1::bigint AS rank
-    FROM vtpm_guard.fact
-    WHERE domain = $1::text::uuid AND kind = 'placement'
-    ORDER BY role, host, at DESC, id
+    -- Of each host the newest. For whom a role speaks it says itself: those have their places in its share, too.
+    SELECT *, row_number() OVER (PARTITION BY role ORDER BY at DESC, id) AS rank
+    FROM (
+        SELECT DISTINCT ON (role, host) *
+        FROM vtpm_guard.fact
+        WHERE domain = $1::text::uuid AND kind = 'placement'
+        ORDER BY role, host, at DESC, id
+    ) AS newest
 ), ways AS (
     SELECT *, row_number() OVER (PARTITION BY role, kind ORDER BY at DESC, id) AS rank
     FROM vtpm_guard.fact
