@@ -84,14 +84,25 @@ pub(super) enum Identity {
     Adoptable(i64),
 }
 
+/// The schema version of a store that this program made or adopted; `None` if another tool made it.
+pub(super) fn own_version(connection: &Connection) -> rusqlite::Result<Option<i64>> {
+    let is_own = pragma(connection, "application_id")? == APPLICATION_ID;
+    is_own
+        .then(|| pragma(connection, "user_version"))
+        .transpose()
+}
+
+fn pragma(connection: &Connection, name: &str) -> rusqlite::Result<i64> {
+    connection.pragma_query_value(None, name, |row| row.get(0))
+}
+
 /// Identifies a database. One of another program, or with a newer schema, is an error.
 pub(super) fn identify(
     connection: &Connection,
     path: &std::path::Path,
 ) -> Result<Identity, Failure> {
-    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-    let application_id = pragma("application_id")?;
-    let version = pragma("user_version")?;
+    let application_id = pragma(connection, "application_id")?;
+    let version = pragma(connection, "user_version")?;
     let identity = if application_id == APPLICATION_ID {
         Identity::Ours(version)
     } else {

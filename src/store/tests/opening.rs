@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::super::schema::{self, APPLICATION_ID, Identity, KNOWN, MIGRATIONS, Migration};
 use super::super::testing::*;
-use super::super::{Access, Store, StoreError, UnavailableReason};
+use super::super::{Access, Store, StoreError, StoreFinding, UnavailableReason};
 use crate::clock::Deadline;
 use crate::host::trusted::Reason;
 use crate::verdict::facts::StoreAccessError;
@@ -216,6 +216,13 @@ fn a_store_that_another_tool_made_is_read_and_then_adopted() {
         store.references(domain, NOW).unwrap().key_refs[0].provider_name,
         "p"
     );
+    let differs = |found: &StoreFinding| matches!(found, StoreFinding::SchemaDiffers(_));
+    let findings = store.check().unwrap();
+    let of_schema: Vec<_> = findings.iter().filter(|it| !is_of_a_row(it)).collect();
+    assert!(
+        of_schema.iter().all(|it| differs(it)),
+        "what the next change adds is not missing: {of_schema:?}"
+    );
     drop(store);
     let mut store = open(dir.path(), Access::Write).unwrap();
     assert_eq!(number(&store, "PRAGMA application_id"), APPLICATION_ID);
@@ -223,6 +230,20 @@ fn a_store_that_another_tool_made_is_read_and_then_adopted() {
     make_key(&mut store, domain, &provider);
     store.mark_started(domain, NOW).unwrap();
     assert_eq!(store.references(domain, NOW).unwrap().key_refs.len(), 2);
+}
+
+fn is_of_a_row(finding: &StoreFinding) -> bool {
+    matches!(finding, StoreFinding::ProviderUnknown { .. })
+}
+
+#[test]
+fn what_an_older_schema_has_to_have_is_missed() {
+    let dir = TempDir::new().unwrap();
+    raw(dir.path(), EARLIER[2]);
+    raw(dir.path(), "DROP TABLE written_key");
+    let store = open(dir.path(), Access::Read).unwrap();
+    let missing = StoreFinding::SchemaMissing("table written_key".into());
+    assert_eq!(store.check().unwrap(), [missing]);
 }
 
 /// The stores of earlier versions, with the same content.
@@ -241,9 +262,9 @@ fn a_store_of_an_earlier_version_opens_with_all_its_content() {
         let dir = TempDir::new().unwrap();
         raw(dir.path(), earlier);
         let store = open(dir.path(), access).unwrap();
+        assert_eq!(store.check().unwrap(), [], "an older schema is no damage");
         if access == Access::Write {
             assert_eq!(number(&store, "PRAGMA user_version"), KNOWN);
-            assert_eq!(store.check().unwrap(), []);
         }
         let vm1 = store.domain_uuid_by_name("vm1").unwrap().unwrap();
         let references = store.references(vm1, NOW).unwrap();
