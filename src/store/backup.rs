@@ -43,6 +43,7 @@ impl Store {
             connection: checked_copy(from, deadline)?,
             path: from.to_owned(),
             deadline,
+            migration_is_due: false,
         })
     }
 

@@ -81,9 +81,10 @@ const ROWS_AT_ONCE: u16 = 500;
 pub enum Access {
     /// Read. The store is neither created nor migrated: an older schema is read as it is.
     Read,
-    /// Read and write; a missing store is an error, an older schema is migrated.
+    /// Read and write; a missing store is an error. An older schema is read as it is, and migrated by the first change: who
+    /// only reads, as a start whose key is there, waits for nobody who holds the store's lock.
     Write,
-    /// As `Write`, and a missing store is created.
+    /// As `Write`, and a missing store is created; an older schema is migrated at once.
     Create,
 }
 
@@ -94,6 +95,8 @@ pub struct Store {
     path: PathBuf,
     /// Until when calls wait.
     deadline: Deadline,
+    /// Whether the first change has to migrate an older schema.
+    migration_is_due: bool,
 }
 
 impl Store {
@@ -117,13 +120,17 @@ impl Store {
             connection,
             path: location.file.clone(),
             deadline,
+            migration_is_due: false,
         };
         match (identity, access) {
             (Identity::Empty, Access::Read | Access::Write) => return Err(StoreError::Missing),
             (Identity::Ours(schema::KNOWN), _) => {}
-            (_, Access::Read) => schema::stand_in_tables(&store.connection)
-                .map_err(|error| StoreError::from_sqlite(&location.file, error))?,
-            (_, Access::Write | Access::Create) => {
+            (_, Access::Read | Access::Write) => {
+                schema::stand_in_tables(&store.connection)
+                    .map_err(|error| StoreError::from_sqlite(&location.file, error))?;
+                store.migration_is_due = access == Access::Write;
+            }
+            (_, Access::Create) => {
                 store.migrate()?;
                 location.sync()?;
             }
@@ -153,10 +160,13 @@ impl Store {
     /// holds the lock: another process may have been faster.
     fn migrate(&mut self) -> Result<(), StoreError> {
         let path = self.path.clone();
-        self.commit(|transaction| {
+        self.transact(|transaction| {
+            schema::drop_stand_ins(transaction)?;
             let identity = schema::identify(transaction, &path)?;
             schema::migrate(transaction, identity, schema::MIGRATIONS)
-        })
+        })?;
+        self.migration_is_due = false;
+        Ok(())
     }
 
     /// Reads in one transaction: all of it sees the store at the same moment.
@@ -223,8 +233,19 @@ impl Store {
         }
     }
 
-    /// Every change of an open store is committed here.
+    /// Every change of an open store is committed here, after the migration that it may need.
     fn commit<T>(
+        &mut self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, Failure>,
+    ) -> Result<T, StoreError> {
+        if self.migration_is_due {
+            self.migrate()?;
+        }
+        self.transact(work)
+    }
+
+    /// One transaction that takes the write lock at once.
+    fn transact<T>(
         &mut self,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, Failure>,
     ) -> Result<T, StoreError> {

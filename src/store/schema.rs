@@ -152,30 +152,32 @@ pub(super) fn migrate(
     Ok(())
 }
 
+/// The tables that an older store may lack, beside those of a fleet, and their columns.
+const LATER_TABLES: &[(&str, &str)] = &[
+    (
+        "arriving",
+        "domain_uuid TEXT, domain_name TEXT, operation TEXT, daemon TEXT, at INTEGER",
+    ),
+    (
+        "seen_state",
+        "domain_uuid TEXT, domain_name TEXT, secret_uuid TEXT, path TEXT, at INTEGER",
+    ),
+    ("clients_key", "domain_uuid TEXT, at INTEGER"),
+    (
+        "written_key",
+        "domain_uuid TEXT, wrapped_dek BLOB, at INTEGER",
+    ),
+    (
+        "kek_slot",
+        "slot_uuid TEXT, key_id TEXT, kind TEXT, label TEXT, kms TEXT, remote_key TEXT,
+         remote_version TEXT, blob BLOB, verified_at INTEGER, created_at INTEGER",
+    ),
+];
+
 /// For reading a store that is older, or that another tool made, without a migration: gives this
 /// connection empty temporary tables in place of the missing ones.
 pub(super) fn stand_in_tables(connection: &Connection) -> rusqlite::Result<()> {
-    let older = [
-        (
-            "arriving",
-            "domain_uuid TEXT, domain_name TEXT, operation TEXT, daemon TEXT, at INTEGER",
-        ),
-        (
-            "seen_state",
-            "domain_uuid TEXT, domain_name TEXT, secret_uuid TEXT, path TEXT, at INTEGER",
-        ),
-        ("clients_key", "domain_uuid TEXT, at INTEGER"),
-        (
-            "written_key",
-            "domain_uuid TEXT, wrapped_dek BLOB, at INTEGER",
-        ),
-        (
-            "kek_slot",
-            "slot_uuid TEXT, key_id TEXT, kind TEXT, label TEXT, kms TEXT, remote_key TEXT,
-             remote_version TEXT, blob BLOB, verified_at INTEGER, created_at INTEGER",
-        ),
-    ];
-    for (table, columns) in older.iter().chain(super::fleet::TABLES) {
+    for (table, columns) in later_tables() {
         let there: bool = connection.query_row(
             "SELECT count(*) > 0 FROM sqlite_schema WHERE name = ?1",
             [table],
@@ -187,4 +189,16 @@ pub(super) fn stand_in_tables(connection: &Connection) -> rusqlite::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Before a migration makes the tables that they stood for, which they would hide.
+pub(super) fn drop_stand_ins(connection: &Connection) -> rusqlite::Result<()> {
+    for (table, _) in later_tables() {
+        connection.execute_batch(&format!("DROP TABLE IF EXISTS temp.{table}"))?;
+    }
+    Ok(())
+}
+
+fn later_tables() -> impl Iterator<Item = &'static (&'static str, &'static str)> {
+    LATER_TABLES.iter().chain(super::fleet::TABLES)
 }

@@ -267,6 +267,42 @@ fn a_locked_store_holds_no_start_beyond_its_deadline() {
     assert_eq!(rows(&fixture, &guest), []);
 }
 
+/// As an earlier release left it: the first change brings it to the present schema, and no start waits for that.
+#[test]
+fn an_older_store_that_is_locked_is_read_as_it_is() {
+    let fixture = Fixture::new();
+    let (used, bound) = (fixture.guest_in_use("vm1"), fixture.define("vm2"));
+    bind(&fixture.host, "vm2", None).unwrap();
+    fixture.sql(
+        "DROP TABLE fleet; DROP TABLE fleet_outbox; DROP TABLE fleet_fact; DROP TABLE fleet_pending;
+         DROP TABLE fleet_scope; DROP TABLE fleet_declined; DROP TABLE fleet_placement;
+         DROP TABLE fleet_state; PRAGMA user_version = 4",
+    );
+    let database = fixture.host.state_dir().join("store.db");
+    let lock = rusqlite::Connection::open(database).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let judge = |guest| {
+        let deadline = Deadline::after(Duration::from_millis(700));
+        let outcome = judged(&fixture, guest, Mode::CarryOut, deadline);
+        assert!(!deadline.has_passed(), "it came too late");
+        outcome
+    };
+    let allowed = judge(&used);
+    assert_eq!(code(&allowed), None, "{:?}", allowed.verdict);
+    let findings = allowed.verdict.findings();
+    let is_said = |it: &Finding| matches!(it, Finding::NotRecorded(_));
+    assert!(findings.iter().any(is_said), "{findings:?}");
+    // Nobody would know its key afterwards.
+    assert_eq!(code(&judge(&bound)), Some(Code::StoreUnavailable));
+
+    drop(lock);
+    assert_eq!(start(&fixture, &used), None);
+    assert_eq!(rows(&fixture, &used).len(), 1);
+    assert_eq!(start(&fixture, &bound), None);
+    assert!(fixture.rows(&bound)[0].key_ref.wrapped_dek.is_some());
+    assert_eq!(fixture.store().check().unwrap(), []);
+}
+
 /// To SQLite it is a file that only a later version may write: it opens, and takes nothing.
 #[test]
 fn a_store_that_cannot_be_written_still_has_the_keys() {

@@ -225,8 +225,8 @@ fn a_store_that_another_tool_made_is_read_and_then_adopted() {
     );
     drop(store);
     let mut store = open(dir.path(), Access::Write).unwrap();
-    assert_eq!(number(&store, "PRAGMA application_id"), APPLICATION_ID);
     let provider = make_provider(&mut store, "q", 1);
+    assert_eq!(number(&store, "PRAGMA application_id"), APPLICATION_ID);
     make_key(&mut store, domain, &provider);
     store.mark_started(domain, NOW).unwrap();
     assert_eq!(store.references(domain, NOW).unwrap().key_refs.len(), 2);
@@ -261,11 +261,8 @@ fn a_store_of_an_earlier_version_opens_with_all_its_content() {
     {
         let dir = TempDir::new().unwrap();
         raw(dir.path(), earlier);
-        let store = open(dir.path(), access).unwrap();
+        let mut store = open(dir.path(), access).unwrap();
         assert_eq!(store.check().unwrap(), [], "an older schema is no damage");
-        if access == Access::Write {
-            assert_eq!(number(&store, "PRAGMA user_version"), KNOWN);
-        }
         let vm1 = store.domain_uuid_by_name("vm1").unwrap().unwrap();
         let references = store.references(vm1, NOW).unwrap();
         assert_eq!(references.providers[0].name, "nkp-a");
@@ -277,7 +274,47 @@ fn a_store_of_an_earlier_version_opens_with_all_its_content() {
         assert_eq!(store.all_key_refs(None, true).unwrap().len(), 3);
         assert!(store.written_keys().unwrap().is_empty());
         assert_eq!(store.slots().unwrap(), []);
+        if access == Access::Write {
+            store.record_event(&event(vm1, "vm1", NOW)).unwrap();
+            assert_eq!(number(&store, "PRAGMA user_version"), KNOWN);
+            assert_eq!(
+                number(
+                    &store,
+                    "SELECT count(*) FROM temp.sqlite_schema WHERE type = 'table'"
+                ),
+                0
+            );
+            assert_eq!(store.check().unwrap(), []);
+            assert_eq!(store.references(vm1, NOW).unwrap(), references);
+        }
     }
+}
+
+/// A start whose key is there reads on; what it has to write waits for the lock, and brings the schema with it.
+#[test]
+fn an_older_store_that_is_locked_opens_and_is_migrated_by_the_first_change() {
+    let dir = TempDir::new().unwrap();
+    raw(dir.path(), EARLIER[2]);
+    let other = Connection::open(dir.path().join("store.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+
+    let deadline = Deadline::after(Duration::from_millis(80));
+    let mut store = Store::open(dir.path(), Access::Write, deadline).unwrap();
+    assert!(!deadline.has_passed(), "it waits for nobody");
+    let vm1 = store.domain_uuid_by_name("vm1").unwrap().unwrap();
+    let refused = store.record_event(&event(vm1, "vm1", NOW));
+    assert!(matches!(refused, Err(StoreError::Locked)), "{refused:?}");
+    store.set_deadline(soon()).unwrap();
+    assert_eq!(store.references(vm1, NOW).unwrap().key_refs.len(), 1);
+
+    other.execute_batch("COMMIT").unwrap();
+    // Another process is faster.
+    let mut faster = open(dir.path(), Access::Write).unwrap();
+    faster.record_event(&event(vm1, "vm1", NOW)).unwrap();
+    assert_eq!(store.slots().unwrap(), [], "its stand-ins are still there");
+    store.record_event(&event(vm1, "vm1", NOW)).unwrap();
+    assert_eq!(number(&store, "PRAGMA user_version"), KNOWN);
+    assert_eq!(store.check().unwrap(), []);
 }
 
 #[test]
