@@ -5,7 +5,7 @@ use std::io::{BufReader, Read};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{ExitCode, Stdio};
 use std::time::Instant;
 
 use super::emergency;
@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::domain::{self, Domain, UnreadableDomain, Vtpm};
 use crate::guard::{self, Guard, HookCall, Mode, Operation, restore_links};
 use crate::host::dirs::{self, StateDir};
-use crate::host::sys;
+use crate::host::{program, sys};
 use crate::libvirt::{LibvirtClient, calling_attempt};
 use crate::log;
 use crate::messages;
@@ -113,15 +113,13 @@ fn spawn_restore(guard: &Guard, domain: &Domain) {
     let Some(arguments) = restore_links::arguments(guard, domain) else {
         return;
     };
-    let spawned = std::env::current_exe().and_then(|program| {
-        Command::new(program)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-    });
+    let spawned = program::itself()
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn();
     if let Err(error) = spawned {
         tracing::warn!(domain = domain.name, %error, "its TPM state will be restored only at its next start");
     }

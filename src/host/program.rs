@@ -1,9 +1,12 @@
-//! Where a helper of this program is, and whether root may run it.
+//! Where a helper of this program is, and whether root may run it; and this program once more.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use nix::errno::Errno;
 
+use crate::host::dirs;
 use crate::host::path_error::PathError;
 use crate::host::trusted::{self, Distrust};
 
@@ -15,6 +18,16 @@ pub fn find(installed: &Path) -> PathBuf {
         .map(|(program, name)| program.with_file_name(name))
         .filter(|sibling| sibling.exists())
         .unwrap_or_else(|| installed.to_owned())
+}
+
+/// Returns a command that runs this very program once more: also where an upgrade or a removal has taken its file away since,
+/// and not another release that has its place now.
+pub fn itself() -> Command {
+    let mut command = Command::new(Path::new(dirs::PROC).join("self/exe"));
+    if let Ok(shown) = std::env::current_exe() {
+        command.arg0(shown);
+    }
+    command
 }
 
 /// Verifies that only root or this process's user could have written the program.
@@ -32,7 +45,6 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::host::dirs;
 
     /// Makes a directory with an executable file in it, with these modes.
     fn program(dir_mode: u32, file_mode: u32) -> (tempfile::TempDir, PathBuf) {
@@ -74,5 +86,33 @@ mod tests {
     fn without_a_helper_next_to_it_a_program_uses_the_installed_one() {
         let installed = Path::new(dirs::HELPER);
         assert_eq!(find(installed), installed);
+    }
+
+    const RUNS_ITSELF: &str = "host::program::tests::is_gone_and_runs_itself";
+
+    #[test]
+    #[ignore = "removes its own program: run by the test below from a copy"]
+    fn is_gone_and_runs_itself() {
+        fs::remove_file(std::env::current_exe().unwrap()).unwrap();
+        let listed = itself()
+            .args(["--list", "--exact", "--ignored", RUNS_ITSELF])
+            .output();
+        let listed = String::from_utf8(listed.unwrap().stdout).unwrap();
+        assert!(listed.starts_with(RUNS_ITSELF), "{listed}");
+    }
+
+    #[test]
+    fn a_program_whose_file_is_gone_runs_itself_once_more() {
+        let program = std::env::current_exe().unwrap();
+        let dir = tempfile::tempdir_in(program.parent().unwrap()).unwrap();
+        let link = dir.path().join("program");
+        fs::hard_link(&program, &link).unwrap();
+        let ran = Command::new(&link)
+            .args(["--exact", "--ignored", RUNS_ITSELF])
+            .output()
+            .unwrap();
+        let said = String::from_utf8(ran.stdout).unwrap();
+        assert!(ran.status.success() && said.contains("1 passed"), "{said}");
+        assert!(!link.exists());
     }
 }
