@@ -81,6 +81,17 @@ reload_systemd() {
     if [ -d /run/systemd/system ]; then systemctl daemon-reload || true; fi
 }
 
+# After an upgrade: what follows the fleet still runs the program that was replaced, or has ended for a configuration that
+# only this release knows. Nothing happens where it is not enabled, or was stopped.
+restart_fleet() {
+    [ -d /run/systemd/system ] || return 0
+    systemctl try-restart vtpm-guard-fleet.service || true
+    if systemctl --quiet is-enabled vtpm-guard-fleet.service &&
+        systemctl --quiet is-failed vtpm-guard-fleet.service; then
+        systemctl restart vtpm-guard-fleet.service || true
+    fi
+}
+
 # Before the units are removed: those that the administrator has enabled.
 disable_units() {
     if [ -d /run/systemd/system ]; then

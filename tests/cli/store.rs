@@ -3,8 +3,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+use std::time::Duration;
 
-use crate::env::{Host, VM1, golden, mode};
+use crate::env::{Host, Ran, VM1, golden, mode};
 
 #[test]
 fn a_store_in_order_has_no_findings() {
@@ -170,4 +171,20 @@ fn a_state_directory_below_one_that_others_may_write_is_not_used() {
         .saying("chmod go-w");
     fs::set_permissions(&above, fs::Permissions::from_mode(0o700)).unwrap();
     host.run(&["provider", "list"]).succeeds();
+}
+
+/// As after an upgrade that nobody restarted it for: systemd starts the release that is installed (`Restart=on-failure`, and
+/// not after 2).
+#[test]
+fn what_follows_the_fleet_ends_once_the_store_is_of_a_newer_release() {
+    let host = Host::with_provider("nkp-a");
+    let store = "[fleet]\nstore = \"postgresql://db.invalid/vtpm_guard\"\n";
+    let log = format!("[log]\ntarget = \"{}\"\n", host.path("log").display());
+    let config = host.file("config.toml", &format!("{store}{log}"));
+    let database = rusqlite::Connection::open(host.state_dir().join("store.db")).unwrap();
+    database.pragma_update(None, "user_version", 99).unwrap();
+    let mut follow = host.command(&["--config", &config, "sync", "--follow"]);
+    Ran::of(follow.timeout(Duration::from_secs(20)))
+        .ends_with(4)
+        .saying("the store is too new");
 }

@@ -28,7 +28,8 @@ const JITTER_PART: u32 = 5;
 /// How long a host waits at most that cannot reach the shared store.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10 * 60);
 
-/// Exchanges facts with the shared store again and again, until the process is ended.
+/// Exchanges facts with the shared store again and again, until the process is ended, or a newer release has migrated
+/// this host's own store: systemd then starts what is installed (`Restart=on-failure`).
 pub(crate) fn follow(context: &Context) -> Result<ExitCode, CommandError> {
     context.log()?;
     let mut follower = Follower::default();
@@ -44,6 +45,8 @@ pub(crate) fn follow(context: &Context) -> Result<ExitCode, CommandError> {
             Err(error @ (FleetCommandError::NoAddress | FleetCommandError::NoMember)) => {
                 return Err(error.into());
             }
+            // Another round would find the same: the release that the store is of has to be started.
+            Err(error) if error.is_of_newer_store() => return Err(error.into()),
             Err(error) => {
                 failures += 1;
                 let error = CommandError::from(error);

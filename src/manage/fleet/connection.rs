@@ -67,6 +67,16 @@ pub(crate) enum FleetCommandError {
     Host(HostError),
 }
 
+impl FleetCommandError {
+    /// Whether this host's own store is newer than this program: a newer release has been installed since it was started.
+    pub(crate) fn is_of_newer_store(&self) -> bool {
+        matches!(
+            self,
+            Self::Host(HostError::Store(StoreError::TooNew { .. }))
+        )
+    }
+}
+
 impl<E: Into<HostError>> From<E> for FleetCommandError {
     fn from(error: E) -> Self {
         Self::Host(error.into())

@@ -130,7 +130,12 @@ fn fleet(finding: &HostFinding) -> Described {
             if *is_off {
                 enable.to_string()
             } else {
-                Command::FleetStatus.to_string()
+                // A program that an upgrade has replaced since may be what still runs.
+                format!(
+                    "{}; if the shared store answers: {}",
+                    Command::FleetStatus,
+                    Command::SystemctlRestart(FLEET_UNIT.into())
+                )
             },
         ),
         HostFinding::NotInFleet => Described::warning(
@@ -273,4 +278,25 @@ fn untrusted(path: &Path, reason: Reason, what: Distrusted) -> Described {
         },
         fix.to_string(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+
+    /// The fix of a fleet without exchanges, where the unit is enabled or not.
+    fn fix(is_off: bool) -> String {
+        let last = Timestamp(0);
+        describe(&HostFinding::NoExchange { last, is_off }).command
+    }
+
+    #[test]
+    fn a_service_that_exchanges_nothing_may_be_the_program_that_an_upgrade_replaced() {
+        assert_eq!(
+            fix(false),
+            "vtpm-guard fleet status; if the shared store answers: systemctl restart vtpm-guard-fleet.service"
+        );
+        assert_eq!(fix(true), "systemctl enable --now vtpm-guard-fleet.service");
+    }
 }
