@@ -28,6 +28,10 @@ libvirt_runs_only_one_hook() {
     return 1
 }
 
+# At the very first installation on this system: what an earlier system has left in a /var that was kept says nothing of
+# this one, whose link nobody has removed.
+forget_earlier_system() { rm -f $LINKED $NOTICED; }
+
 # At the first installation only: at an upgrade the link exists or is not wanted.
 link_hook() {
     [ -d $STATE_DIR ] || mkdir -m 0700 $STATE_DIR
