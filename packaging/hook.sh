@@ -1,6 +1,6 @@
 # shellcheck shell=sh
 # The link that makes libvirt run the guard, and the daemon that must pick it up. packaging/make
-# puts this text at the head of the scripts in deb/ and rpm/, which use sh and coreutils only, and
+# puts this text at the head of the scripts in deb/ and rpm/, which use sh, coreutils, grep and sed only, and
 # before it, from hooks/: HOOK, the program; LINK, the link to it; ONLY_HOOK, the one file that
 # libvirt before 6.5 runs.
 
@@ -96,13 +96,18 @@ restart_fleet() {
     fi
 }
 
-# Before the units are removed: those that the administrator has enabled.
+# Before the units are removed: those that the administrator has enabled. Another installation enables none of them.
 disable_units() {
-    if [ -d /run/systemd/system ]; then
-        systemctl --quiet disable --now vtpm-guard-check.timer vtpm-guard-sync.timer \
-            vtpm-guard-sync.path vtpm-guard-open.timer vtpm-guard-open.service \
-            vtpm-guard-fleet.service || true
-    fi
+    [ -d /run/systemd/system ] || return 0
+    units="vtpm-guard-check.timer vtpm-guard-sync.timer vtpm-guard-sync.path vtpm-guard-open.timer
+        vtpm-guard-open.service vtpm-guard-fleet.service"
+    enabled=
+    for unit in $units; do
+        if systemctl --quiet is-enabled "$unit" 2>/dev/null; then enabled="$enabled $unit"; fi
+    done
+    # shellcheck disable=SC2086
+    systemctl --quiet disable --now $units || true
+    [ -z "$enabled" ] || say "disabled:$enabled. After another installation: systemctl enable --now$enabled"
 }
 
 name_guests_that_lock() {
@@ -112,4 +117,37 @@ name_guests_that_lock() {
     say "they cannot start again:"
     echo "$key_references" >&2
     say "their keys stay in $STATE_DIR. Install vtpm-guard again to start them as before."
+}
+
+# libvirt deletes the TPM state of a transient guest when it stops, and it is the hook that saves it then.
+name_guests_whose_state_goes() {
+    transient=$(running_transient_guests)
+    [ -n "$transient" ] || return 0
+    say "WARNING: these running guests are transient: libvirt deletes their TPM state when they stop, and nothing"
+    say "saves it without the guard. Install vtpm-guard again before they stop, or their TPMs are lost:"
+    echo "$transient" >&2
+}
+
+# The names of those whose encrypted vTPM has a key here, by libvirt's files: also where libvirt does not answer. Nothing is
+# lost where each run has a new TPM (policy.transient_state).
+running_transient_guests() {
+    if grep -qs '^[[:space:]]*transient_state[[:space:]]*=[[:space:]]*["'\'']fresh' /etc/vtpm-guard/config.toml; then return; fi
+    keyed=$(vtpm-guard key list --json 2>/dev/null) || keyed=
+    for status in /run/libvirt/qemu/*.xml; do
+        name=${status##*/}
+        if [ ! -f "$status" ] || [ -e "/etc/libvirt/qemu/$name" ]; then continue; fi
+        backend=$(sed -n '/<tpm[ >]/,/<\/tpm>/p' "$status")
+        case $backend in
+        *"persistent_state='yes'"*) continue ;;
+        *"<encryption "*) ;;
+        *) continue ;;
+        esac
+        uuid=$(sed -n '/<domain /,$ s|^ *<uuid>\([0-9a-f-]*\)</uuid>$|\1|p' "$status" | head -n 1)
+        [ -n "$uuid" ] || continue
+        # The mark of a run that began under the guard, which saves its state also without a key reference.
+        if [ -e "/run/vtpm-guard/running/$uuid" ] || echo "$keyed" | grep -q "\"$uuid\""; then
+            printf '%s' "${name%.xml}" | tr '[:cntrl:]' '?'
+            echo
+        fi
+    done
 }
