@@ -379,6 +379,7 @@ impl Client {
             .map_err(|error| match error {
                 TalkError::Nonsense(reason) => self.nonsense(&reason),
                 TalkError::TimedOut => FleetError::Refused {
+                    program: self.name.clone(),
                     trouble: Trouble::Unreachable,
                     message: format!("no answer within {} ms", asked_for.as_millis()),
                 },
@@ -391,6 +392,7 @@ impl Client {
             return Ok(reply);
         }
         Err(FleetError::Refused {
+            program: self.name.clone(),
             trouble: reply.error.unwrap_or(Trouble::Failed),
             message: words(&reply.message.unwrap_or_default()),
         })

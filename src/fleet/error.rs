@@ -38,6 +38,8 @@ pub enum FleetError {
     /// The store, or the program, said no, or nothing by the deadline.
     #[error("the shared store: {trouble}: {message}")]
     Refused {
+        /// The program's name.
+        program: String,
         /// What kind of trouble it is.
         trouble: Trouble,
         /// In the program's words.

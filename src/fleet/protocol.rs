@@ -204,7 +204,7 @@ troubles! {
         /// The store has no schema yet.
         NoSchema = "no-schema", "it has no schema yet";
         /// Its schema is of a newer version.
-        TooNew = "too-new", "its schema is newer than this version of vtpm-guard";
+        TooNew = "too-new", "its schema is newer than the program that speaks with it";
         /// Anything else.
         Failed = "failed", "it failed";
     }

@@ -171,7 +171,9 @@ fn converse(place: &Path, scheme: &str, memory: Arc<Mutex<Memory>>) {
 impl From<FleetError> for StoreError {
     fn from(error: FleetError) -> Self {
         match error {
-            FleetError::Refused { trouble, message } => Self::new(trouble, message),
+            FleetError::Refused {
+                trouble, message, ..
+            } => Self::new(trouble, message),
             other => Self::new(Trouble::Failed, other.to_string()),
         }
     }

@@ -165,7 +165,7 @@ fn its_errors_have_known_words_and_stay_on_a_line() {
     let line = error.unwrap_err().to_string();
     assert!(
         line.starts_with(
-            "the shared store: its schema is newer than this version of vtpm-guard: a bccc"
+            "the shared store: its schema is newer than the program that speaks with it: a bccc"
         ),
         "{line}"
     );

@@ -200,7 +200,9 @@ pub(crate) fn state(guest: u8, at: i64) -> State {
 #[track_caller]
 pub(crate) fn refusal<T>(answer: Result<T, FleetError>) -> (Trouble, String) {
     match answer.err().expect("it was done") {
-        FleetError::Refused { trouble, message } => (trouble, message),
+        FleetError::Refused {
+            trouble, message, ..
+        } => (trouble, message),
         other => panic!("{other:?}"),
     }
 }

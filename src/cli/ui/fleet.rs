@@ -162,7 +162,9 @@ impl From<FleetError> for CommandError {
             FleetError::Program { .. } | FleetError::Nonsense { .. } => {
                 "install the package of the store's program again".to_owned()
             }
-            FleetError::Refused { trouble, .. } => match trouble {
+            FleetError::Refused {
+                program, trouble, ..
+            } => match trouble {
                 Trouble::Settings => {
                     return Self::usage(error)
                         .with_hint("correct [fleet] in the configuration (docs/fleet.md)");
@@ -176,7 +178,8 @@ impl From<FleetError> for CommandError {
                     "give this host's role its rights: GRANT vtpm_guard_host TO ROLE".to_owned()
                 }
                 Trouble::NoSchema => format!("make it, as its owner: {}", Command::FleetInit),
-                Trouble::TooNew => "install the newer version of vtpm-guard".to_owned(),
+                // Its package, which has the name of the program, and not ours: it alone knows the schema.
+                Trouble::TooNew => format!("install the newer version of vtpm-guard-{program}"),
                 Trouble::Failed => "the log of the database may say why".to_owned(),
             },
         };
@@ -227,6 +230,19 @@ mod tests {
         assert!(
             !all.contains("rotate nkp-a"),
             "there would be another key: {all}"
+        );
+    }
+
+    #[test]
+    fn a_store_that_is_too_new_needs_the_newer_version_of_its_own_program() {
+        let error = CommandError::from(FleetError::Refused {
+            program: "store-postgresql".to_owned(),
+            trouble: Trouble::TooNew,
+            message: "version 9".to_owned(),
+        });
+        assert_eq!(
+            error.hint(),
+            Some("install the newer version of vtpm-guard-store-postgresql")
         );
     }
 }

@@ -79,6 +79,7 @@ impl Memory {
 
 fn unreachable() -> FleetError {
     FleetError::Refused {
+        program: "store-model".to_owned(),
         trouble: Trouble::Unreachable,
         message: "cut off".to_owned(),
     }
