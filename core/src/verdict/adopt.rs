@@ -21,7 +21,8 @@ pub struct AdoptFacts {
     /// Whether the KEK that wraps the key, or will, is in a recovery file.
     pub exported: bool,
     /// The other guests that name the secret, will not be adopted with this one, and do not
-    /// have its key yet, or not under an exported KEK.
+    /// have its key yet, or not under an exported KEK. Without a value all others that name it: whose
+    /// key it is cannot be known.
     pub sharers: Vec<Sharer>,
     /// Whether libvirt's secret is to stay as it is.
     pub keep_plaintext: bool,
@@ -42,7 +43,12 @@ pub enum AvailableSecret {
     /// Its usage lets libvirt take it for no vTPM: the usage.
     OtherUse(String),
     /// It has a value that cannot be read.
-    Undisclosed(Undisclosed),
+    Undisclosed {
+        /// Why.
+        why: Undisclosed,
+        /// Whether it has no usage, and so may serve other things than vTPMs.
+        serves_anything: bool,
+    },
     /// Its value was read.
     Value {
         /// Whether it has no usage, and so may serve other things than vTPMs.
@@ -145,8 +151,8 @@ pub enum NotAdoptable {
     Undisclosed {
         /// Why.
         why: Undisclosed,
-        /// A key that the guard holds, and that the TPM state does not refute.
-        held: Option<KeyRefId>,
+        /// The guard's key that the TPM state proves.
+        held: Option<HeldKey>,
     },
     /// The value does not open the TPM state.
     DoesNotOpen,
@@ -165,11 +171,27 @@ pub enum NotAdoptable {
         /// Whether it could be opened.
         opened: bool,
     },
-    /// The secret may serve other things than vTPMs, so it may not go.
+    /// The secret may not go.
+    SecretNeeded(SecretNeeded),
+}
+
+/// A key of the guard's that opens the TPM beside a secret whose value cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldKey {
+    /// Its row.
+    pub key_ref: KeyRefId,
+    /// Why the secret may not go all the same.
+    pub secret_needed: Option<SecretNeeded>,
+}
+
+/// Why libvirt's secret may not go, although the guard has the guest's key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretNeeded {
+    /// It may serve other things than vTPMs.
     ServesAnything,
-    /// Other guests need the secret, so it may not go.
+    /// Other guests need it.
     Shared(Vec<Sharer>),
-    /// The KEK is in no recovery file, so the secret may not go.
+    /// The KEK is in no recovery file.
     NeverExported,
 }
 
@@ -177,8 +199,14 @@ pub enum NotAdoptable {
 pub fn decide(facts: &AdoptFacts) -> Result<Adoption, NotAdoptable> {
     let serves_anything = match &facts.secret {
         AvailableSecret::OtherUse(usage) => return Err(NotAdoptable::OtherUse(usage.clone())),
-        AvailableSecret::Undisclosed(why) => {
-            let held = facts.opening_key().map(|(key_ref, _)| key_ref);
+        AvailableSecret::Undisclosed {
+            why,
+            serves_anything,
+        } => {
+            let held = facts.proven_key().map(|key_ref| HeldKey {
+                key_ref,
+                secret_needed: facts.needed(*serves_anything),
+            });
             let why = why.clone();
             return Err(NotAdoptable::Undisclosed { why, held });
         }
@@ -189,16 +217,10 @@ pub fn decide(facts: &AdoptFacts) -> Result<Adoption, NotAdoptable> {
     };
     facts.nothing_contradicts()?;
     let key = facts.place_for_the_key()?;
-    if !facts.keep_plaintext {
-        if serves_anything {
-            return Err(NotAdoptable::ServesAnything);
-        }
-        if !facts.sharers.is_empty() {
-            return Err(NotAdoptable::Shared(facts.sharers.clone()));
-        }
-        if !facts.exported {
-            return Err(NotAdoptable::NeverExported);
-        }
+    if !facts.keep_plaintext
+        && let Some(needed) = facts.needed(serves_anything)
+    {
+        return Err(NotAdoptable::SecretNeeded(needed));
     }
     Ok(Adoption {
         key,
@@ -227,14 +249,37 @@ impl AdoptFacts {
         }
     }
 
+    /// Why the secret may not go, although the guard has the key.
+    fn needed(&self, serves_anything: bool) -> Option<SecretNeeded> {
+        if serves_anything {
+            Some(SecretNeeded::ServesAnything)
+        } else if !self.sharers.is_empty() {
+            Some(SecretNeeded::Shared(self.sharers.clone()))
+        } else if !self.exported {
+            Some(SecretNeeded::NeverExported)
+        } else {
+            None
+        }
+    }
+
     /// A key of the guard's that the TPM state does not refute, a proven one first.
     fn opening_key(&self) -> Option<(KeyRefId, Proof)> {
-        let with = |wanted| {
-            let mut keys = self.keys.iter();
-            keys.find(|held| held.key == KeyComparison::Another(wanted))
-                .map(|held| (held.key_ref, wanted))
-        };
+        let with = |wanted| self.other_key(wanted).map(|key_ref| (key_ref, wanted));
         with(Proof::Proven).or_else(|| with(Proof::None))
+    }
+
+    /// The guard's key of this TPM, beyond doubt. An unproven one may be another guest's or an old
+    /// one; a value that cannot be compared with it is then the only key that there may be. So may it be
+    /// where another state is on its way than the one that proves the key.
+    fn proven_key(&self) -> Option<KeyRefId> {
+        self.other_key(Proof::Proven)
+            .filter(|_| self.expected != Some(Expected::Arrives))
+    }
+
+    fn other_key(&self, wanted: Proof) -> Option<KeyRefId> {
+        let mut keys = self.keys.iter();
+        keys.find(|held| held.key == KeyComparison::Another(wanted))
+            .map(|held| held.key_ref)
     }
 
     fn nothing_contradicts(&self) -> Result<(), NotAdoptable> {

@@ -1,6 +1,6 @@
 //! What must be known of a guest before its key is taken over.
 
-use super::{Adopting, Target};
+use super::{Adopting, KnownGuest, Target};
 use crate::clock::Timestamp;
 use crate::ids::DomainUuid;
 use crate::key::dek::Dek;
@@ -35,16 +35,17 @@ impl Adopting {
         let state = self.state(target);
         let references = self.references(target.domain.uuid)?;
         let opened = self.opened_keys(&references, target.domain.uuid);
-        let same = value
-            .as_ref()
-            .and_then(|value| opened.iter().find(|key| key.dek.same_as(value)));
-        let provider = match same {
+        let is_its_key = |key: &&OpenedKey| match &value {
+            Some(value) => key.dek.same_as(value),
+            None => evidence(&state, &key.dek) == Evidence::Proven,
+        };
+        let provider = match opened.iter().find(is_its_key) {
             Some(key) => key.provider.clone(),
             None => self.provider_for(&references),
         };
         let sharers = match &value {
             Some(dek) => self.sharers(target, dek)?,
-            None => Vec::new(),
+            None => self.all_others(target),
         };
         let facts = AdoptFacts {
             secret,
@@ -94,7 +95,13 @@ impl Adopting {
             SecretValue::Private => self.value_in_files(target).map(Some),
         };
         Ok(match value {
-            Err(why) => (AvailableSecret::Undisclosed(why), None),
+            Err(why) => {
+                let undisclosed = AvailableSecret::Undisclosed {
+                    why,
+                    serves_anything,
+                };
+                (undisclosed, None)
+            }
             // libvirt takes no byte as a value, but there is nothing to wrap.
             Ok(Some(dek)) if !dek.expose().is_empty() => {
                 (AvailableSecret::Value { serves_anything }, Some(dek))
@@ -152,12 +159,24 @@ impl Adopting {
             .clone()
     }
 
-    /// The other guests that name this secret and whose key is not in the store, wrapped by a
-    /// provider key that has been exported.
+    /// The other guests that name this secret.
+    fn all_others(&self, target: &Target) -> Vec<Sharer> {
+        let others = self.others_with_the_secret(target);
+        others.map(|other| other.guest.clone()).collect()
+    }
+
+    fn others_with_the_secret(&self, target: &Target) -> impl Iterator<Item = &KnownGuest> {
+        let (this, secret) = (target.domain.uuid, target.secret);
+        let others = self.encrypted.iter();
+        others.filter(move |other| other.secret == secret && other.guest.uuid != this)
+    }
+
+    /// The other guests that name this secret, will not be adopted with this one, and whose key is
+    /// not in the store, wrapped by a provider key that has been exported.
     fn sharers(&mut self, target: &Target, value: &Dek) -> Result<Vec<Sharer>, StoreError> {
-        let others = self.others.iter();
-        let sharing: Vec<_> = others
-            .filter(|other| other.secret == target.secret)
+        let sharing: Vec<_> = self
+            .others_with_the_secret(target)
+            .filter(|other| !other.is_chosen)
             .map(|other| other.guest.clone())
             .collect();
         let mut sharers = Vec::new();

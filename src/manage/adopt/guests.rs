@@ -16,17 +16,19 @@ pub(super) struct Target {
     pub(super) running: bool,
 }
 
-/// A guest that will not be adopted, and the secret that its encrypted vTPM names.
-pub(super) struct OtherGuest {
+/// A guest with an encrypted vTPM, and the secret that this names.
+pub(super) struct KnownGuest {
     pub(super) guest: Sharer,
     pub(super) secret: SecretUuid,
+    /// Whether it is to be adopted.
+    pub(super) is_chosen: bool,
 }
 
-/// The guests to adopt, each once, by name, and all others that have an encrypted vTPM.
+/// The guests to adopt, each once, by name, and all that have an encrypted vTPM.
 pub(super) fn choose(
     host: &Host,
     texts: Option<&[String]>,
-) -> Result<(Vec<Work>, Vec<OtherGuest>), GuestError> {
+) -> Result<(Vec<Work>, Vec<KnownGuest>), GuestError> {
     let known = host.guests()?;
     let mut named = Vec::new();
     for text in texts.unwrap_or_default() {
@@ -37,7 +39,7 @@ pub(super) fn choose(
                 .uuid,
         );
     }
-    let (mut chosen, mut others) = (Vec::new(), Vec::new());
+    let (mut chosen, mut encrypted) = (Vec::new(), Vec::new());
     for guest in known {
         let domain = domain::read(guest.xml.as_bytes());
         let secret = domain.as_ref().map(secret_of);
@@ -46,15 +48,19 @@ pub(super) fn choose(
             None => may_have_one,
             Some(_) => named.contains(&guest.uuid),
         };
+        if let Ok(Some(secret)) = secret {
+            let (name, uuid) = (guest.name.clone(), guest.uuid);
+            encrypted.push(KnownGuest {
+                guest: Sharer { name, uuid },
+                secret,
+                is_chosen,
+            });
+        }
         if is_chosen {
             chosen.push(Work::new(guest, domain));
-        } else if let Ok(Some(secret)) = secret {
-            let (name, uuid) = (guest.name, guest.uuid);
-            let guest = Sharer { name, uuid };
-            others.push(OtherGuest { guest, secret });
         }
     }
-    Ok((chosen, others))
+    Ok((chosen, encrypted))
 }
 
 fn secret_of(domain: &Domain) -> Option<SecretUuid> {

@@ -14,7 +14,7 @@ mod take_over;
 
 pub(crate) use error::{AdoptError, NotAdopted};
 
-use self::guests::{OtherGuest, Target};
+use self::guests::{KnownGuest, Target};
 use super::dry_start;
 use super::guests::GuestRef;
 use super::host::Host;
@@ -107,7 +107,7 @@ pub(crate) fn adopt(
 ) -> Result<Vec<AdoptResult>, AdoptError> {
     let config = host.config()?;
     let (store, provider) = host.provider_for_new_keys(request.provider)?;
-    let (mut chosen, others) = guests::choose(host, request.guests)?;
+    let (mut chosen, encrypted) = guests::choose(host, request.guests)?;
     // The provider key of every new row must stay until the row is there, and until it was
     // opened once more.
     let _providers = ProvidersLock::acquire(host)?;
@@ -121,7 +121,7 @@ pub(crate) fn adopt(
         provider,
         provider_named: request.provider.is_some(),
         keep_plaintext: request.keep_plaintext,
-        others,
+        encrypted,
         unreachable: None,
     };
     progress(Step::TakeOver(chosen.len()));
@@ -149,8 +149,8 @@ struct Adopting {
     /// Whether it was named: else a guest's placeholder may name another.
     provider_named: bool,
     keep_plaintext: bool,
-    /// The guests with an encrypted vTPM that are not to be adopted.
-    others: Vec<OtherGuest>,
+    /// All guests with an encrypted vTPM.
+    encrypted: Vec<KnownGuest>,
     /// Why libvirt's secrets are unreachable: nobody waits for them again.
     unreachable: Option<SecretError>,
 }

@@ -10,7 +10,7 @@ use crate::key::dek::Dek;
 use crate::manage::adopt::NotAdopted;
 use crate::manage::guests::GuestError;
 use crate::manage::providers::ProviderError;
-use crate::verdict::adopt::{AvailableSecret, NotAdoptable, Undisclosed};
+use crate::verdict::adopt::{AvailableSecret, HeldKey, NotAdoptable, SecretNeeded, Undisclosed};
 use crate::verdict::code::Code;
 use crate::verdict::facts::{Announcement, Arrival};
 
@@ -31,6 +31,82 @@ fn refusal_of(fixture: &Fixture, request: &Request<'_>) -> NotAdoptable {
 #[track_caller]
 fn refusal(fixture: &Fixture) -> NotAdoptable {
     refusal_of(fixture, &all())
+}
+
+fn needed(why: SecretNeeded) -> NotAdoptable {
+    NotAdoptable::SecretNeeded(why)
+}
+
+/// The attributes of a secret whose value nobody can read.
+const HIDDEN: &str = "ephemeral='yes' private='yes'";
+
+/// The key that the guard holds, beside a value that nobody can read.
+#[track_caller]
+fn held(result: AdoptResult) -> Option<HeldKey> {
+    match result.error {
+        Some(NotAdopted::Refused {
+            why: NotAdoptable::Undisclosed { held, .. },
+            ..
+        }) => held,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_private_value_gives_way_only_to_a_key_that_the_state_proves() {
+    let fixture = exported();
+    let guest = guest_with(&fixture, "vm1", HIDDEN);
+    let state = fs::read(fixture.state_file(&guest)).unwrap();
+    let wrong = fixture.add_key(&guest, "a", &Dek::generate().unwrap());
+    // Not mounted, of an unknown format, there.
+    fs::remove_file(fixture.state_file(&guest)).unwrap();
+    assert_eq!(held(only(&fixture, &all())), None);
+    let mut newer = state.clone();
+    newer[0] = 0xfe;
+    fixture.write_state(&guest, &newer);
+    assert_eq!(held(only(&fixture, &all())), None);
+    fixture.write_state(&guest, &state);
+    assert_eq!(held(only(&fixture, &all())), None);
+
+    fixture.store().retire(wrong, Timestamp::now()).unwrap();
+    let key_ref = fixture.add_key(&guest, "a", &key());
+    let secret_needed = None;
+    let proven = HeldKey {
+        key_ref,
+        secret_needed,
+    };
+    assert_eq!(held(only(&fixture, &all())), Some(proven));
+}
+
+#[test]
+fn a_private_value_stays_for_another_guest_also_one_that_is_adopted_with_this_one() {
+    let fixture = exported();
+    let first = guest_with(&fixture, "vm1", HIDDEN);
+    twin(&fixture, "vm2", &first);
+    fixture.add_key(&first, "a", &key());
+    let names = ["vm1".to_owned()];
+    let alone = Request {
+        guests: Some(&names[..]),
+        ..all()
+    };
+    for request in [alone, all()] {
+        let first = run(&fixture, &request).unwrap().remove(0);
+        let needed = held(first).unwrap().secret_needed;
+        assert!(
+            matches!(&needed, Some(SecretNeeded::Shared(others)) if others[0].name == "vm2"),
+            "{needed:?}"
+        );
+    }
+}
+
+#[test]
+fn a_private_value_stays_while_the_provider_of_the_guards_key_was_never_exported() {
+    let fixture = exported();
+    let guest = guest_with(&fixture, "vm1", HIDDEN);
+    // Not the default, which was exported.
+    fixture.add_key(&guest, "b", &key());
+    let needed = held(only(&fixture, &all())).unwrap().secret_needed;
+    assert_eq!(needed, Some(SecretNeeded::NeverExported));
 }
 
 #[test]
@@ -113,7 +189,7 @@ fn a_secret_for_something_else_is_not_taken_and_one_for_anything_not_removed() {
     fixture.libvirt.secrets.undefine(guest.secret);
     define_secret(&fixture, &guest, READABLE[0], "");
     set_value(&fixture, &guest, KEY);
-    assert_eq!(refusal(&fixture), NotAdoptable::ServesAnything);
+    assert_eq!(refusal(&fixture), needed(SecretNeeded::ServesAnything));
     assert_eq!(adopted(&fixture, &keeping()).secret, SecretOutcome::Kept);
     assert!(has_secret(&fixture, &guest) && fixture.would_start(&guest));
 }
@@ -173,7 +249,7 @@ fn another_key_of_the_guest_is_not_replaced() {
 fn the_secret_does_not_go_before_the_provider_was_exported() {
     let fixture = Fixture::new();
     let guest = guest(&fixture, "vm1");
-    assert_eq!(refusal(&fixture), NotAdoptable::NeverExported);
+    assert_eq!(refusal(&fixture), needed(SecretNeeded::NeverExported));
     assert_untouched(&fixture, &guest);
 }
 
@@ -190,7 +266,9 @@ fn a_secret_of_two_guests_goes_when_the_store_has_both_keys() {
     let is_shared = || {
         matches!(
             &named(&["vm1"], all())[0].error,
-            Some(NotAdopted::Refused { why: NotAdoptable::Shared(others), .. })
+            Some(NotAdopted::Refused {
+                why: NotAdoptable::SecretNeeded(SecretNeeded::Shared(others)), ..
+            })
                 if others[0].name == "vm2"
         )
     };

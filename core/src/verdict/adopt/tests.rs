@@ -148,12 +148,12 @@ fn the_secret_does_not_go_while_anybody_else_may_need_it_or_the_provider_was_nev
         ..holding(KeyComparison::Same)
     };
     for (facts, refusal) in [
-        (open, NotAdoptable::ServesAnything),
-        (shared, NotAdoptable::Shared(vec![vm2()])),
-        (never_exported, NotAdoptable::NeverExported),
-        (held_but_never_exported, NotAdoptable::NeverExported),
+        (open, SecretNeeded::ServesAnything),
+        (shared, SecretNeeded::Shared(vec![vm2()])),
+        (never_exported, SecretNeeded::NeverExported),
+        (held_but_never_exported, SecretNeeded::NeverExported),
     ] {
-        assert_eq!(decide(&facts), Err(refusal));
+        assert_eq!(decide(&facts), Err(NotAdoptable::SecretNeeded(refusal)));
         let keeping = AdoptFacts {
             keep_plaintext: true,
             ..facts
@@ -206,20 +206,80 @@ fn an_empty_secret_stays_if_it_is_to_stay_or_may_serve_other_things() {
     adopts(&serving, AdoptedKey::Existing(ROW), false);
 }
 
-#[test]
-fn a_value_that_libvirt_does_not_tell_is_a_refusal_that_names_the_key_the_guard_has() {
-    let untold = |given: AdoptFacts| AdoptFacts {
-        secret: AvailableSecret::Undisclosed(Undisclosed::NoFile),
+/// The same beside a secret whose value libvirt does not tell.
+fn untold(given: AdoptFacts) -> AdoptFacts {
+    AdoptFacts {
+        secret: AvailableSecret::Undisclosed {
+            why: Undisclosed::NoFile,
+            serves_anything: false,
+        },
         evidence: Evidence::NoState,
         ..given
-    };
-    let refusal = |held| {
-        let why = Undisclosed::NoFile;
-        Err(NotAdoptable::Undisclosed { why, held })
-    };
-    assert_eq!(decide(&untold(ordinary())), refusal(None));
+    }
+}
+
+#[track_caller]
+fn is_untold(facts: &AdoptFacts, held: Option<HeldKey>) {
+    let why = Undisclosed::NoFile;
+    assert_eq!(decide(facts), Err(NotAdoptable::Undisclosed { why, held }));
+}
+
+#[test]
+fn a_value_that_libvirt_does_not_tell_is_a_refusal_that_names_the_key_the_guard_has() {
+    is_untold(&untold(ordinary()), None);
     let opening = untold(holding(KeyComparison::Another(Proof::Proven)));
-    assert_eq!(decide(&opening), refusal(Some(ROW)));
+    let held = HeldKey {
+        key_ref: ROW,
+        secret_needed: None,
+    };
+    is_untold(&opening, Some(held));
+}
+
+#[test]
+fn beside_a_value_that_libvirt_does_not_tell_only_a_proven_key_counts() {
+    for key in [
+        KeyComparison::Another(Proof::None),
+        KeyComparison::Another(Proof::Refuted),
+        KeyComparison::NotOpened,
+    ] {
+        is_untold(&untold(holding(key)), None);
+    }
+    let arrives = AdoptFacts {
+        expected: Some(Expected::Arrives),
+        ..untold(holding(KeyComparison::Another(Proof::Proven)))
+    };
+    is_untold(&arrives, None);
+}
+
+#[test]
+fn a_secret_with_a_value_that_libvirt_does_not_tell_stays_while_anybody_may_need_it() {
+    let opening = || untold(holding(KeyComparison::Another(Proof::Proven)));
+    let open = AdoptFacts {
+        secret: AvailableSecret::Undisclosed {
+            why: Undisclosed::NoFile,
+            serves_anything: true,
+        },
+        ..opening()
+    };
+    let shared = AdoptFacts {
+        sharers: vec![vm2()],
+        ..opening()
+    };
+    let never_exported = AdoptFacts {
+        exported: false,
+        ..opening()
+    };
+    for (facts, needed) in [
+        (open, SecretNeeded::ServesAnything),
+        (shared, SecretNeeded::Shared(vec![vm2()])),
+        (never_exported, SecretNeeded::NeverExported),
+    ] {
+        let held = HeldKey {
+            key_ref: ROW,
+            secret_needed: Some(needed),
+        };
+        is_untold(&facts, Some(held));
+    }
 }
 
 #[test]

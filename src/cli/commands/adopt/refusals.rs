@@ -3,11 +3,13 @@
 use std::path::Path;
 
 use crate::cli::ui::error::CommandError;
-use crate::ids::{KeyRefId, SecretUuid};
+use crate::ids::SecretUuid;
 use crate::libvirt::Daemons;
 use crate::manage::guests::GuestRef;
 use crate::messages::{Arg, Command, Named, kind, label, quoted};
-use crate::verdict::adopt::{AvailableSecret, NotAdoptable, Sharer, Undisclosed};
+use crate::verdict::adopt::{
+    AvailableSecret, HeldKey, NotAdoptable, SecretNeeded, Sharer, Undisclosed,
+};
 use crate::verdict::code::Code;
 use crate::verdict::facts::Provider;
 
@@ -34,7 +36,14 @@ pub(super) fn refused(
                 Command::VirshEdit(arg)
             ),
         ),
-        NotAdoptable::Undisclosed { why, held } => undisclosed(why, held, secret, arg, daemons),
+        NotAdoptable::Undisclosed { why, held } => {
+            let message = undisclosed(&why, &secret);
+            let hint = match held {
+                Some(held) => hint_beside(held, secret, arg, provider),
+                None => how_to_disclose(&why, arg, daemons),
+            };
+            (message, hint)
+        }
         NotAdoptable::DoesNotOpen => (
             format!("the value of the secret {secret} does not open its TPM state"),
             format!(
@@ -83,35 +92,7 @@ pub(super) fn refused(
                 ),
             )
         }
-        NotAdoptable::ServesAnything => (
-            format!(
-                "the secret {secret} has no usage, so it may serve other things than this vTPM \
-                 and is not removed"
-            ),
-            format!(
-                "adopt with --keep-plaintext; when nothing else needs it: {}",
-                Command::VirshSecretUndefine(secret)
-            ),
-        ),
-        NotAdoptable::Shared(others) => {
-            let names: Vec<_> = others.iter().map(|other| label(&other.name)).collect();
-            let together = [arg].into_iter().chain(others.iter().map(as_arg)).collect();
-            (
-                format!("{} needs the secret {secret}, too", names.join(", ")),
-                format!("adopt them together: {}", Command::Adopt(together)),
-            )
-        }
-        NotAdoptable::NeverExported => (
-            format!(
-                "provider {} was never exported, and libvirt's secret is the only other copy of \
-                 the key",
-                quoted(&provider.name)
-            ),
-            format!(
-                "export it: {}; or leave the secret as it is: --keep-plaintext",
-                Command::ProviderExport(provider.into())
-            ),
-        ),
+        NotAdoptable::SecretNeeded(needed) => still_needed(needed, secret, arg, provider),
     };
     CommandError::refused(message).with_hint(hint)
 }
@@ -149,40 +130,104 @@ fn nothing_to_adopt(
     }
 }
 
-fn undisclosed(
-    why: Undisclosed,
-    held: Option<KeyRefId>,
+/// Why the guard has the guest's key, or can have it, and libvirt's secret may not go.
+fn still_needed(
+    needed: SecretNeeded,
     secret: Arg<kind::Secret>,
     guest: Arg,
-    daemons: Daemons,
+    provider: &Provider,
 ) -> (String, String) {
-    let readable = match &why {
-        Undisclosed::Encrypted(path) => {
-            Some(make_readable(Path::new(path), guest.clone(), daemons))
+    match needed {
+        SecretNeeded::ServesAnything => (
+            format!(
+                "the secret {secret} has no usage, so it may serve other things than this vTPM \
+                 and is not removed"
+            ),
+            format!(
+                "adopt with --keep-plaintext; when nothing else needs it: {}",
+                Command::VirshSecretUndefine(secret)
+            ),
+        ),
+        SecretNeeded::Shared(others) => {
+            let together = [guest].into_iter().chain(others.iter().map(as_arg));
+            (
+                format!("{} needs the secret {secret}, too", names(&others)),
+                format!(
+                    "adopt them together: {}",
+                    Command::Adopt(together.collect())
+                ),
+            )
         }
-        Undisclosed::NoFile | Undisclosed::File(_) => None,
-    };
+        SecretNeeded::NeverExported => (
+            format!(
+                "provider {} was never exported, and libvirt's secret is the only other copy of \
+                 the key",
+                quoted(&provider.name)
+            ),
+            format!(
+                "export it: {}; or leave the secret as it is: --keep-plaintext",
+                Command::ProviderExport(provider.into())
+            ),
+        ),
+    }
+}
+
+fn names(guests: &[Sharer]) -> String {
+    let names: Vec<_> = guests.iter().map(|guest| label(&guest.name)).collect();
+    names.join(", ")
+}
+
+fn undisclosed(why: &Undisclosed, secret: &Arg<kind::Secret>) -> String {
     let why = match why {
         Undisclosed::NoFile => "and has no file of it on this host".to_owned(),
         Undisclosed::Encrypted(path) => format!("and keeps it encrypted in {path}"),
         Undisclosed::File(why) => format!("and its file is not usable: {why}"),
     };
-    let message =
-        format!("libvirt does not disclose the value of the private secret {secret}, {why}");
-    let hint = match (held, readable) {
-        (Some(key_ref), _) => format!(
-            "key reference {key_ref} opens the TPM, so the secret can be removed: {}",
-            Command::VirshSecretUndefine(secret)
+    format!("libvirt does not disclose the value of the private secret {secret}, {why}")
+}
+
+/// What becomes of a secret that nobody can read, where the guard's key opens the TPM. Its value may
+/// be the only key of somebody else.
+fn hint_beside(
+    held: HeldKey,
+    secret: Arg<kind::Secret>,
+    guest: Arg,
+    provider: &Provider,
+) -> String {
+    let opens = format!("key reference {} opens the TPM", held.key_ref);
+    let undefine = Command::VirshSecretUndefine(secret);
+    match held.secret_needed {
+        None => format!("{opens}, so the secret can be removed: {undefine}"),
+        Some(SecretNeeded::ServesAnything) => format!(
+            "{opens}, but the secret has no usage, so it may serve other things than this vTPM; \
+             when nothing else needs it: {undefine}"
         ),
-        (None, Some(readable)) => readable,
-        (None, None) => format!(
+        Some(SecretNeeded::Shared(others)) => format!(
+            "{opens}; {} may need the secret, so give this guest a secret UUID of its own in \
+             <encryption secret=…> ({} prints one): {}",
+            names(&others),
+            Command::Uuidgen,
+            Command::VirshEdit(guest)
+        ),
+        Some(SecretNeeded::NeverExported) => format!(
+            "{opens}, but provider {} was never exported; export it: {}; then the secret can be \
+             removed: {undefine}",
+            quoted(&provider.name),
+            Command::ProviderExport(provider.into())
+        ),
+    }
+}
+
+fn how_to_disclose(why: &Undisclosed, guest: Arg, daemons: Daemons) -> String {
+    match why {
+        Undisclosed::Encrypted(path) => make_readable(Path::new(path), guest, daemons),
+        Undisclosed::NoFile | Undisclosed::File(_) => format!(
             "if you know its value: give it to a new secret that is not private ({}, \
              secret-set-value), let the guest name that one ({}), and adopt again",
             Command::VirshSecretDefine(Arg::FILE),
             Command::VirshEdit(guest)
         ),
-    };
-    (message, hint)
+    }
 }
 
 /// How libvirt is made to disclose a value that it keeps encrypted in this file: it never changes

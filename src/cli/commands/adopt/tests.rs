@@ -10,7 +10,9 @@ use crate::libvirt::Daemons;
 use crate::libvirt::secret::SecretError;
 use crate::manage::adopt::{NotAdopted, StoredKey};
 use crate::store::StoreError;
-use crate::verdict::adopt::{AvailableSecret, NotAdoptable, Sharer, Undisclosed};
+use crate::verdict::adopt::{
+    AvailableSecret, HeldKey, NotAdoptable, SecretNeeded, Sharer, Undisclosed,
+};
 use crate::verdict::facts::{KmsSlots, NotOpened, Provider};
 
 const SECRET: &str = "11111111-2222-4333-8444-00000000000a";
@@ -80,6 +82,58 @@ fn assert_refusals<const N: usize>(refusals: [(NotAdoptable, &str, &str); N]) {
 }
 
 #[test]
+fn beside_a_value_that_libvirt_does_not_disclose_the_secret_goes_only_where_nobody_needs_it() {
+    let other = Sharer {
+        name: "my vm".to_owned(),
+        uuid: DomainUuid::random(),
+    };
+    for (secret_needed, hint) in [
+        (
+            None,
+            "key reference 7 opens the TPM, so the secret can be removed: virsh secret-undefine 1111",
+        ),
+        (
+            Some(SecretNeeded::ServesAnything),
+            "when nothing else needs it: virsh secret-undefine 1111",
+        ),
+        (
+            Some(SecretNeeded::NeverExported),
+            "vtpm-guard provider export nkp-a --output FILE; then the secret can be removed: virsh",
+        ),
+    ] {
+        let held = HeldKey {
+            key_ref: KeyRefId(7),
+            secret_needed,
+        };
+        let why = Undisclosed::NoFile;
+        let held = Some(held);
+        assert_refusals([(
+            NotAdoptable::Undisclosed { why, held },
+            "private secret",
+            hint,
+        )]);
+    }
+    let held = HeldKey {
+        key_ref: KeyRefId(7),
+        secret_needed: Some(SecretNeeded::Shared(vec![other])),
+    };
+    let shared = row(
+        None,
+        Some(refused(NotAdoptable::Undisclosed {
+            why: Undisclosed::NoFile,
+            held: Some(held),
+        })),
+    );
+    let hint = "\"my vm\" may need the secret, so give this guest a secret UUID of its own";
+    assert_says(&shared, Outcome::Refused, "private secret", hint);
+    let hint = shared.hint.unwrap();
+    assert!(
+        hint.ends_with("virsh edit vm1") && !hint.contains("undefine"),
+        "{hint}"
+    );
+}
+
+#[test]
 fn a_refusal_because_of_the_secret_says_why_and_names_the_command_that_helps() {
     let nothing = NotAdoptable::NothingToAdopt;
     let no_value = AvailableSecret::NoValue {
@@ -122,17 +176,17 @@ fn a_refusal_because_of_the_secret_says_why_and_names_the_command_that_helps() {
              secrets (systemctl restart virtsecretd), ",
         ),
         (
-            undisclosed(untrusted, Some(KeyRefId(7))),
+            undisclosed(untrusted, None),
             "its file is not usable: why",
-            "key reference 7 opens the TPM, so the secret can be removed: virsh secret-undefine",
+            "virsh secret-define FILE",
         ),
         (
-            NotAdoptable::ServesAnything,
+            NotAdoptable::SecretNeeded(SecretNeeded::ServesAnything),
             "has no usage",
             "--keep-plaintext",
         ),
         (
-            NotAdoptable::Shared(vec![other]),
+            NotAdoptable::SecretNeeded(SecretNeeded::Shared(vec![other])),
             "\"my vm\" needs the secret",
             "vtpm-guard adopt vm1 'my vm'",
         ),
@@ -146,7 +200,7 @@ fn a_refusal_because_of_the_guest_says_why_and_names_the_command_that_helps() {
         key_ref: KeyRefId(7),
         opened,
     };
-    let never = NotAdoptable::NeverExported;
+    let never = NotAdoptable::SecretNeeded(SecretNeeded::NeverExported);
     assert_refusals([
         (
             NotAdoptable::DoesNotOpen,
@@ -308,7 +362,14 @@ fn an_adopted_guest_says_what_became_of_its_secret_and_warns_of_a_short_key() {
 #[test]
 fn the_exit_status_is_that_of_the_worst_result() {
     let adopted = || row(Some(stored(SecretOutcome::Removed)), None);
-    let refused = || row(None, Some(refused(NotAdoptable::NeverExported)));
+    let refused = || {
+        row(
+            None,
+            Some(refused(NotAdoptable::SecretNeeded(
+                SecretNeeded::NeverExported,
+            ))),
+        )
+    };
     let failed = || row(None, Some(NotAdopted::Changed));
     for (rows, status) in [
         (vec![], 0),
