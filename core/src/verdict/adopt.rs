@@ -301,7 +301,8 @@ impl AdoptFacts {
             .keys
             .iter()
             .find(|held| held.key == KeyComparison::Same);
-        match (same, self.keys.first()) {
+        let in_the_way = || self.keys.iter().find(|held| !self.gives_way(held.key));
+        match (same, in_the_way()) {
             (Some(held), _) => Ok(AdoptedKey::Existing(held.key_ref)),
             (None, Some(other)) => Err(NotAdoptable::HasAnotherKey {
                 key_ref: other.key_ref,
@@ -309,5 +310,13 @@ impl AdoptFacts {
             }),
             (None, None) => Ok(AdoptedKey::New),
         }
+    }
+
+    /// Whether a start retires this key beside the value: the state proves the one and refutes the
+    /// other, and no other state is on its way.
+    fn gives_way(&self, key: KeyComparison) -> bool {
+        key == KeyComparison::Another(Proof::Refuted)
+            && self.evidence == Evidence::Proven
+            && self.expected != Some(Expected::Arrives)
     }
 }

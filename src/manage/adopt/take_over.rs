@@ -41,7 +41,14 @@ impl Adopting {
         let (key_ref, is_new) = match (adoption.key, &value) {
             (AdoptedKey::Existing(key_ref), _) => (key_ref, false),
             (AdoptedKey::New, Some(dek)) => {
-                (self.add(target, &provider, dek, adoption.proven)?, true)
+                // The guest's next start retires those that its state refutes.
+                let others = if facts.keys.is_empty() {
+                    OtherKeys::Refuse
+                } else {
+                    OtherKeys::Keep
+                };
+                let proven = adoption.proven;
+                (self.add(target, &provider, dek, proven, others)?, true)
             }
             (AdoptedKey::New, None) => return Err(NotAdopted::Changed),
         };
@@ -69,6 +76,7 @@ impl Adopting {
         provider: &Provider,
         dek: &Dek,
         proven: bool,
+        others: OtherKeys,
     ) -> Result<KeyRefId, HostError> {
         let guest = target.domain.uuid;
         let now = Timestamp::now();
@@ -86,7 +94,7 @@ impl Adopting {
             key: &key,
             secret_uuid: Some(target.secret),
             first_used_at: proven.then_some(now),
-            others: OtherKeys::Refuse,
+            others,
             now,
         })?;
         Ok(added)

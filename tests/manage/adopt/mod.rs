@@ -6,12 +6,14 @@ mod trouble;
 use super::fixture::{Defined, Fixture};
 use super::kill;
 use crate::clock::Timestamp;
+use crate::guard::{Mode, prepare};
 use crate::ids::SecretUuid;
 use crate::key::dek::Dek;
 use crate::manage::adopt::{
     AdoptError, AdoptResult, Request, SecretOutcome, Step, StoredKey, adopt,
 };
-use crate::store::EventFilter;
+use crate::manage::host::{BrokenConfig, default_deadline};
+use crate::store::{EventFilter, Origin};
 
 /// The value of the secrets that somebody else made.
 const KEY: &[u8] = b"a made-up key, nowhere else";
@@ -167,6 +169,36 @@ fn a_key_is_taken_over_and_its_secret_removed_whatever_its_kind() {
         assert_eq!(again.secret, SecretOutcome::Absent);
         assert_eq!(events(&fixture).len(), 1);
     }
+}
+
+#[test]
+fn a_proven_value_is_taken_over_beside_keys_that_the_state_refutes_and_a_start_retires_them() {
+    let fixture = exported();
+    let guest = guest(&fixture, "vm1");
+    let wrong = fixture.add_key(&guest, "a", &Dek::generate().unwrap());
+    let key = adopted(&fixture, &all());
+    assert!(key.is_new && key.proven);
+    assert_eq!(key.secret, SecretOutcome::Removed);
+    assert_eq!(fixture.opening_row(&guest), Some(key.key_ref));
+    // A wrapped key is never deleted.
+    let retired = |fixture: &Fixture| {
+        let rows = fixture.store().all_key_refs(Some(guest.uuid), true);
+        let rows = rows.unwrap().into_iter();
+        let row = |row: crate::store::KeyRefRecord| (row.key_ref.id, row.retired_at.is_some());
+        rows.map(row).collect::<Vec<_>>()
+    };
+    assert_eq!(retired(&fixture), [(wrong, false), (key.key_ref, false)]);
+    assert!(start(&fixture, &guest));
+    assert_eq!(retired(&fixture), [(wrong, true), (key.key_ref, false)]);
+}
+
+/// Whether the guest starts.
+fn start(fixture: &Fixture, guest: &Defined) -> bool {
+    let guard = fixture.host.guard(BrokenConfig::Fail).unwrap();
+    let (origin, mode) = (Origin::Prepare, Mode::CarryOut);
+    let domain = Ok(fixture.domain(guest));
+    let outcome = prepare(&guard, &domain, origin, mode, default_deadline());
+    outcome.is_allowed()
 }
 
 #[test]

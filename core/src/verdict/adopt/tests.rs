@@ -109,7 +109,6 @@ fn a_key_that_the_guard_holds_already_is_not_added_again_and_the_secret_still_go
 fn another_key_of_the_guest_is_never_pushed_aside() {
     for (key, opened) in [
         (KeyComparison::Another(Proof::Proven), true),
-        (KeyComparison::Another(Proof::Refuted), true),
         (KeyComparison::NotOpened, false),
     ] {
         let refusal = NotAdoptable::HasAnotherKey {
@@ -125,6 +124,33 @@ fn another_key_of_the_guest_is_never_pushed_aside() {
     });
     let held = AdoptedKey::Existing(KeyRefId(8));
     adopts(&both, held, true);
+}
+
+#[test]
+fn a_key_that_the_state_refutes_is_left_to_the_next_start_where_the_value_is_proven() {
+    let refuted = || holding(KeyComparison::Another(Proof::Refuted));
+    adopts(&refuted(), AdoptedKey::New, true);
+    let another = |key_ref, opened| Err(NotAdoptable::HasAnotherKey { key_ref, opened });
+    // What refutes it is not the state that the guest will have.
+    let arrives = AdoptFacts {
+        expected: Some(Expected::Arrives),
+        ..refuted()
+    };
+    assert_eq!(decide(&arrives), another(ROW, true));
+    // Without a state nothing refutes it.
+    let unproven = AdoptFacts {
+        evidence: Evidence::NoState,
+        ..holding(KeyComparison::Another(Proof::None))
+    };
+    assert_eq!(decide(&unproven), another(ROW, true));
+    // What one of the others is, is not known.
+    let mut both = refuted();
+    let key_ref = KeyRefId(8);
+    both.keys.push(ExistingKey {
+        key_ref,
+        key: KeyComparison::NotOpened,
+    });
+    assert_eq!(decide(&both), another(key_ref, false));
 }
 
 #[test]
