@@ -26,6 +26,7 @@ const SCENES: &[Scene] = &[
     (Code::KeyMissing, key_missing),
     (Code::KeyLost, key_lost),
     (Code::KeyLost, store_lost),
+    (Code::KeyLost, retired_key_of_a_saved_guest),
     (Code::KeyAmbiguous, key_ambiguous),
     (Code::KeyDoesNotOpenTpm, retired_key_opens),
     (Code::TpmStateMissing, tpm_state_missing),
@@ -268,6 +269,22 @@ fn retired_key_opens() {
     host.follow(&hint, &format!("vtpm-guard key use {retired}"), &[])
         .ok();
     host.starts_with_its_tpm(&guest, &state);
+}
+
+fn retired_key_of_a_saved_guest() {
+    let (host, guest) = Host::with_used_guest();
+    host.start_running(&guest);
+    let tpm = host.tpm(&guest);
+    host.virsh(&["managedsave", "vm1"]).ok();
+    host.wait_for_swtpm();
+    host.guard(&["key", "unbind", "vm1"]).ok();
+    let hint = host.refused(&guest, Code::KeyLost);
+    let retired = host.only_key_ref(&guest).id;
+    host.follow(&hint, "vtpm-guard key show vm1", &[]).ok();
+    host.follow(&hint, &format!("vtpm-guard key use {retired}"), &[])
+        .ok();
+    host.start_running(&guest);
+    host.runs_with(&guest, &tpm);
 }
 
 fn tpm_state_missing() {

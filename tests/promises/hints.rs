@@ -159,6 +159,12 @@ fn refusals(word: &str) -> Vec<Refusal> {
         Refusal::Unmanaged,
         Refusal::KeyUnknown,
         Refusal::KeyNotImported,
+        Refusal::KeysRetired {
+            key_refs: vec![key_ref],
+        },
+        Refusal::KeysRetired {
+            key_refs: key_refs.clone(),
+        },
         Refusal::KeyRetired { key_ref },
         Refusal::TpmStateElsewhere(state_elsewhere()),
         Refusal::TpmStateUndefined,

@@ -103,6 +103,11 @@ pub enum Refusal {
     KeyUnknown,
     /// Arriving state and no key.
     KeyNotImported,
+    /// Likewise, and of the guest's retired keys these open: one of them may be the right one.
+    KeysRetired {
+        /// The retired rows, the newest key first.
+        key_refs: Vec<KeyRefId>,
+    },
     /// A retired key of the guest opens the state, and none that is in use.
     KeyRetired {
         /// The retired row.
@@ -270,6 +275,7 @@ impl Refusal {
             | Self::ClientsKeyMissing { .. }
             | Self::KeyUnknown
             | Self::KeyNotImported
+            | Self::KeysRetired { .. }
             | Self::KeyRetired { .. }
             | Self::KeyOfOriginal { is_lost: true, .. }
             | Self::KeyOfOtherGuest { refuted: false, .. } => Code::KeyLost,

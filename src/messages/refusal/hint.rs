@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::other_argument;
 use crate::domain::TpmVersion;
+use crate::ids::KeyRefId;
 use crate::messages::{Arg, Command, Named};
 use crate::verdict::elsewhere::{ElsewhereKind, RelatedGuest, StateElsewhere};
 use crate::verdict::facts::{Obstacle, StoreAccessError};
@@ -84,10 +85,8 @@ pub(super) fn hint(named: Named<'_>, why: &Refusal) -> String {
             "import it from the backup of a store that has it: {}",
             Command::KeyImport(guest(), Arg::BACKUP)
         ),
-        Refusal::KeyNotImported => format!(
-            "import it from a backup of the other host's store: {}",
-            Command::KeyImport(guest(), Arg::BACKUP)
-        ),
+        Refusal::KeyNotImported => not_imported(guest()),
+        Refusal::KeysRetired { key_refs } => keys_retired(guest(), key_refs),
         Refusal::KeyRetired { key_ref } | Refusal::RetiredKeyOpensTpm { key_ref } => {
             format!("use it again: {}", Command::KeyUse((*key_ref).into()))
         }
@@ -213,6 +212,26 @@ pub(super) fn hint(named: Named<'_>, why: &Refusal) -> String {
             format!("please report it, with the output of: {}", Command::History)
         }
     }
+}
+
+fn not_imported(guest: Arg) -> String {
+    format!(
+        "import it from a backup of the other host's store: {}",
+        Command::KeyImport(guest, Arg::BACKUP)
+    )
+}
+
+fn keys_retired(guest: Arg, key_refs: &[KeyRefId]) -> String {
+    let show = Command::KeyShow(guest.clone());
+    let (again, which) = match key_refs {
+        [one] => ("use it again", Some((*one).into())),
+        _ => ("use the right one again", None),
+    };
+    let again_with = Command::KeyUse(which.unwrap_or(Arg::ID));
+    format!(
+        "for details: {show}; {again}: {again_with}; if the right key is not there, {}",
+        not_imported(guest)
+    )
 }
 
 /// The beginning of a hint whose command needs libvirt to know the guest.

@@ -113,6 +113,13 @@ pub(super) fn message(why: &Refusal) -> String {
         Refusal::KeyNotImported => {
             "the vTPM is receiving its state, and no key for it is known on this host".to_owned()
         }
+        Refusal::KeysRetired { key_refs } => {
+            let are = if key_refs.len() == 1 { "is" } else { "are" };
+            format!(
+                "the vTPM is receiving its state, and {}, which may have its key, {are} retired",
+                rows(key_refs)
+            )
+        }
         Refusal::KeyRetired { key_ref } => {
             format!("key reference {key_ref} opens the TPM state, but it is retired")
         }

@@ -1,7 +1,9 @@
 //! Before a refusal says gone, lost or missing: what this host has under another name.
 
+use std::cmp::Reverse;
+
 use crate::verdict::elsewhere::Elsewhere;
-use crate::verdict::facts::Facts;
+use crate::verdict::facts::{Facts, KeyRef, Trial};
 use crate::verdict::refusal::Refusal;
 use crate::verdict::{Answer, Decision, Verdict};
 
@@ -41,7 +43,9 @@ fn refined(facts: &Facts, found: &Elsewhere, refusal: Refusal) -> Refusal {
     let arrives = facts.state_arrives();
     match refusal {
         Refusal::KeyMissing => key_missing(facts, found),
-        Refusal::KeyLost if arrives => original(facts, true).unwrap_or(Refusal::KeyNotImported),
+        Refusal::KeyLost if arrives => original(facts, true)
+            .or_else(|| retired_keys(facts))
+            .unwrap_or(Refusal::KeyNotImported),
         Refusal::KeyLost => known_key(facts, found, false)
             .or_else(|| original(facts, true))
             .unwrap_or(if has_providers(facts) {
@@ -99,6 +103,17 @@ fn key_missing(facts: &Facts, found: &Elsewhere) -> Refusal {
 fn original(facts: &Facts, is_lost: bool) -> Option<Refusal> {
     let original = facts.travelling.original?;
     Some(Refusal::KeyOfOriginal { original, is_lost })
+}
+
+/// The refusal that names the retired keys of the guest that open. None can be proven by a state that
+/// is on its way.
+fn retired_keys(facts: &Facts) -> Option<Refusal> {
+    let retired = facts.references.iter().flat_map(|found| &found.retired);
+    let opens = |row: &&KeyRef| facts.retired.get(&row.id).and_then(Trial::dek).is_some();
+    let mut rows: Vec<_> = retired.filter(opens).collect();
+    rows.sort_by_key(|row| Reverse((row.generation(), row.created_at, row.id)));
+    let key_refs: Vec<_> = rows.into_iter().map(|row| row.id).collect();
+    (!key_refs.is_empty()).then_some(Refusal::KeysRetired { key_refs })
 }
 
 /// The refusal that names the key of the TPM's state, if this host has it. `refuted` says that

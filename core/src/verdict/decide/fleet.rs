@@ -83,6 +83,7 @@ fn note_answer(facts: &Facts, verdict: &mut Verdict) {
                 | Refusal::KeyLost
                 | Refusal::KeyUnknown
                 | Refusal::KeyNotImported
+                | Refusal::KeysRetired { .. }
         )
     );
     if misses_a_key {

@@ -190,6 +190,34 @@ fn a_state_on_its_way_needs_the_key_of_the_host_that_sends_it() {
     }
 }
 
+/// Rows 53, 62 and 71.
+#[test]
+fn a_state_on_its_way_may_need_a_retired_key_of_the_guest() {
+    for facts in [newcomer(), newcomer().row(placeholder(1, "a", 1))] {
+        let arriving = facts.arriving();
+        let one = arriving
+            .clone()
+            .retired(opens(7, "a", 1, 'A', 0).of_generation(2));
+        let named = |ids: &[i64]| Refusal::KeysRetired {
+            key_refs: ids.iter().map(|id| KeyRefId(*id)).collect(),
+        };
+        assert_eq!(verdict(&one), "deny VG202");
+        assert_eq!(refusal(&one), named(&[7]));
+        // What an outdated state says of a key does not count; the newest comes first.
+        let refuted = opens(8, "a", 1, 'A', 1).of_generation(3).refuted();
+        let several = one.retired(refuted).retired(opens(9, "a", 1, 'A', 2));
+        assert_eq!(refusal(&several), named(&[8, 7, 9]));
+        // One that does not open cannot be used.
+        let closed = arriving.retired(keyless(7, "b", 2, 'B'));
+        assert_eq!(refusal(&closed), Refusal::KeyNotImported);
+    }
+    // A state that is here shows which one is right.
+    let here = newcomer()
+        .state(Encrypted)
+        .retired(opens(7, "a", 1, 'A', 0).refuted());
+    assert_eq!(refusal(&here), Refusal::KeyUnknown);
+}
+
 /// Row 73.
 #[test]
 fn the_state_of_a_used_tpm_elsewhere_is_named() {
