@@ -39,6 +39,7 @@ fn kind(finding: &Finding) -> &'static str {
         Finding::IncompleteRow(_) => "incomplete-row",
         Finding::Degraded(_) => "degraded",
         Finding::Unmanaged => "unmanaged",
+        Finding::KeyInMemoryOnly { .. } => "key-in-memory-only",
         Finding::ClientsKey => "clients-key",
         Finding::HiddenValue(_) => "hidden-value",
         Finding::HostValueKept => "host-value-kept",
@@ -91,6 +92,15 @@ fn sentence(guest: Named<'_>, finding: &Finding) -> String {
             "libvirt's secret is not managed by vtpm-guard; adopt it: {}",
             Command::AdoptWith(guest.into(), Arg::NAME)
         ),
+        Finding::KeyInMemoryOnly { retired } => {
+            let retired = *retired;
+            let words = refusal(guest, &Refusal::KeyInMemoryOnly { retired });
+            format!(
+                "no key reference in use has the guest's key, only libvirt's memory, and only until the \
+                 daemon that has its secrets restarts; {}",
+                words.hint
+            )
+        }
         Finding::ClientsKey => "the client that starts the guest provides its key, in a private \
              secret, which libvirt does not disclose"
             .to_owned(),

@@ -3,9 +3,11 @@
 use super::fixture::{Defined, Fixture};
 use super::start_keys::has_opened;
 use super::starts::define_secret;
+use crate::clock::Timestamp;
 use crate::guard::{Guard, Mode, prepare};
 use crate::ids::DomainUuid;
 use crate::key::dek::Dek;
+use crate::libvirt::secret::definition;
 use crate::manage::host::{BrokenConfig, default_deadline};
 use crate::store::Origin;
 use crate::verdict::code::Code;
@@ -58,6 +60,32 @@ fn a_value_that_may_be_the_key_of_another_guest_is_not_replaced() {
     // Guests that have one key share their secret on purpose.
     fixture.add_key(&other, "a", &key);
     assert!(start().is_allowed());
+}
+
+#[test]
+fn a_key_that_only_libvirts_memory_has_is_named_and_what_brings_it_back() {
+    let fixture = Fixture::new();
+    let (guest, key) = (fixture.define("vm1"), Dek::generate().unwrap());
+    let key_ref = fixture.add_key(&guest, "a", &key);
+    fixture.encrypt_state(&guest, &key);
+    // `secret.lifetime = "keep"`.
+    let own = definition(guest.secret, guest.uuid);
+    fixture.libvirt.secrets.define(&own).unwrap();
+    let secrets = &fixture.libvirt.secrets;
+    secrets.set_value(guest.secret, key.expose()).unwrap();
+    let found = || {
+        let outcome = judge(&fixture, &guest, Mode::DryRun).1;
+        assert!(outcome.is_allowed());
+        outcome.verdict.findings().to_vec()
+    };
+    assert_eq!(found(), []);
+
+    fixture.store().retire(key_ref, Timestamp::now()).unwrap();
+    let retired = Some(key_ref);
+    assert_eq!(found(), [Finding::KeyInMemoryOnly { retired }]);
+    fixture.sql("DELETE FROM key_ref");
+    let retired = None;
+    assert_eq!(found(), [Finding::KeyInMemoryOnly { retired }]);
 }
 
 /// Each provider key may take seconds to open.

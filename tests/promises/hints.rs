@@ -157,6 +157,10 @@ fn refusals(word: &str) -> Vec<Refusal> {
         },
         Refusal::KeyMissingStateElsewhere(state_elsewhere()),
         Refusal::Unmanaged,
+        Refusal::KeyInMemoryOnly { retired: None },
+        Refusal::KeyInMemoryOnly {
+            retired: Some(key_ref),
+        },
         Refusal::KeyUnknown,
         Refusal::KeyNotImported,
         Refusal::KeysRetired {
@@ -269,6 +273,8 @@ fn findings(word: &str) -> Vec<Finding> {
         Finding::UnusableKey(id),
         Finding::IncompleteRow(id),
         Finding::Unmanaged,
+        Finding::KeyInMemoryOnly { retired: None },
+        Finding::KeyInMemoryOnly { retired: Some(id) },
         Finding::ClientsKey,
         Finding::HiddenValue(secret()),
         Finding::HostValueKept,

@@ -32,6 +32,12 @@ pub enum Finding {
     Degraded(Refusal),
     /// The guest's secret is not managed by the guard: `adopt` would take it over.
     Unmanaged,
+    /// libvirt's secret is the guard's own, and no key reference in use holds its key: the daemon's
+    /// memory is all that has it.
+    KeyInMemoryOnly {
+        /// The retired key reference that opens the TPM's state.
+        retired: Option<KeyRefId>,
+    },
     /// libvirt's secret is ephemeral and private, and not the guard's: the guest's key comes from
     /// whoever starts it.
     ClientsKey,

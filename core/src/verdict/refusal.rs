@@ -97,6 +97,11 @@ pub enum Refusal {
     },
     /// libvirt has a secret of its own for the guest, and the policy refuses unmanaged guests.
     Unmanaged,
+    /// Likewise, and that secret is the guard's own: no key reference in use holds its key.
+    KeyInMemoryOnly {
+        /// The retired row that opens the state.
+        retired: Option<KeyRefId>,
+    },
     /// Encrypted (or arriving) state and no key.
     KeyLost,
     /// Likewise, in a store that is in order.
@@ -270,6 +275,7 @@ impl Refusal {
             | Self::KeyOfRelatedGuest { .. }
             | Self::KeyMissingStateElsewhere(_)
             | Self::KeyOfOriginal { is_lost: false, .. }
+            | Self::KeyInMemoryOnly { .. }
             | Self::Unmanaged => Code::KeyMissing,
             Self::KeyLost
             | Self::ClientsKeyMissing { .. }

@@ -103,6 +103,9 @@ pub(super) fn message(why: &Refusal) -> String {
         Refusal::Unmanaged => {
             "libvirt has its own secret for the vTPM, and policy.unmanaged forbids that".to_owned()
         }
+        Refusal::KeyInMemoryOnly { .. } => "no key reference in use has the guest's key, only \
+             libvirt's memory, and policy.unmanaged forbids that"
+            .to_owned(),
         Refusal::KeyLost => {
             "the vTPM already has state, and the store on this host has no keys and no providers"
                 .to_owned()

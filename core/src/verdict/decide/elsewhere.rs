@@ -119,9 +119,7 @@ fn retired_keys(facts: &Facts) -> Option<Refusal> {
 /// The refusal that names the key of the TPM's state, if this host has it. `refuted` says that
 /// another one was tried.
 fn known_key(facts: &Facts, found: &Elsewhere, refuted: bool) -> Option<Refusal> {
-    let mut retired = facts.retired.iter();
-    if let Some((key_ref, _)) = retired.find(|(_, trial)| trial.is_proven()) {
-        let key_ref = *key_ref;
+    if let Some(key_ref) = facts.proven_retired() {
         return Some(if refuted {
             Refusal::RetiredKeyOpensTpm { key_ref }
         } else {

@@ -37,7 +37,9 @@ impl Case<'_> {
             },
             // What an earlier start left behind: no evidence for a TPM that is not there.
             Some(HostSecret::Guards(domain)) if self.is_this(*domain) && self.has_state() => {
-                Carries::Yes(Finding::Unmanaged)
+                Carries::Yes(Finding::KeyInMemoryOnly {
+                    retired: self.facts.proven_retired(),
+                })
             }
             Some(_) => Carries::No,
         }
@@ -131,9 +133,8 @@ pub(super) fn carry_or_deny(case: &Case<'_>, refusal: Refusal) -> Answer {
     if case.facts.host_value_is_proven() {
         return carried(Finding::HostValueProven).into();
     }
-    let mut retired = case.facts.retired.iter();
-    if let Some((key_ref, _)) = retired.find(|(_, trial)| trial.is_proven()) {
-        return Verdict::deny(Refusal::RetiredKeyOpensTpm { key_ref: *key_ref }).into();
+    if let Some(key_ref) = case.facts.proven_retired() {
+        return Verdict::deny(Refusal::RetiredKeyOpensTpm { key_ref }).into();
     }
     if case.is_started_with_a_clients_key() {
         return carried(Finding::ClientsKey).into();

@@ -313,6 +313,11 @@ fn no_rows(case: &Case<'_>) -> Answer {
     }
     match case.carries() {
         Carries::Ask => return Answer::AskHostSecret,
+        Carries::Yes(Finding::KeyInMemoryOnly { retired })
+            if policy.unmanaged == Permission::Deny =>
+        {
+            return Verdict::deny(Refusal::KeyInMemoryOnly { retired }).into();
+        }
         Carries::Yes(_) | Carries::Refuted if policy.unmanaged == Permission::Deny => {
             return Verdict::deny(Refusal::Unmanaged).into();
         }

@@ -158,6 +158,14 @@ impl Facts {
         newest.is_none() || keys.any(|key| Some(key.generation()) > newest)
     }
 
+    /// The retired key reference of the guest whose key opens the TPM's state.
+    pub(super) fn proven_retired(&self) -> Option<KeyRefId> {
+        let mut retired = self.retired.iter();
+        retired
+            .find(|(_, trial)| trial.is_proven())
+            .map(|(key_ref, _)| *key_ref)
+    }
+
     /// Whether libvirt's own value opens the TPM's state.
     pub(super) fn host_value_is_proven(&self) -> bool {
         let proven = Proof::Proven;

@@ -114,7 +114,7 @@ fn nothing_to_adopt(
             format!(
                 "the secret {secret} is the guard's own, and no key of the guest opens its TPM"
             ),
-            format!("for details: {}", Command::KeyShow(guest)),
+            format!("for details: {}", Command::Check(guest)),
         ),
         AvailableSecret::NoValue { .. } => (
             format!("the secret {secret} has no value"),

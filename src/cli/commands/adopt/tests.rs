@@ -156,7 +156,7 @@ fn a_refusal_because_of_the_secret_says_why_and_names_the_command_that_helps() {
         (
             nothing(AvailableSecret::Own),
             "the guard's own",
-            "vtpm-guard key show vm1",
+            "vtpm-guard check vm1",
         ),
         (
             nothing(no_value),

@@ -1,10 +1,10 @@
 //! No key reference.
 
 use super::given::{
-    Row, SECRET, clients, findings, for_another_use, guest, hidden, keyed, keyless, known,
+    Row, SECRET, clients, findings, for_another_use, guest, hidden, keyed, keyless, known, opens,
     placeholder, refusal, unreachable, unreadable, valueless, verdict,
 };
-use crate::ids::{DomainUuid, SecretUuid};
+use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::verdict::Finding;
 use crate::verdict::facts::{Facts, HostSecret, Permission, Proof, StoreAccessError, TpmState};
 use crate::verdict::refusal::Refusal;
@@ -152,4 +152,33 @@ fn the_guards_own_secret_counts_only_for_its_guest_and_its_tpm() {
     );
     let healthy = keyed(|row| row.used().proven()).state(Encrypted);
     assert_eq!(verdict(&healthy.host(others)), "allow Proven; provide 1");
+}
+
+/// Row 64.
+#[test]
+fn a_key_that_only_libvirts_memory_has_is_not_to_be_adopted() {
+    let own = HostSecret::Guards(guest().domain.unwrap().uuid);
+    let in_memory = |facts: Facts, retired| {
+        let facts = facts.host(own.clone()).state(Encrypted);
+        assert_eq!(verdict(&facts), "allow HostSecret");
+        assert_eq!(findings(&facts), [Finding::KeyInMemoryOnly { retired }]);
+        facts.policy(|policy| policy.unmanaged = Permission::Deny)
+    };
+    let newcomer = || guest().provider("a", 1, 'A');
+    let strict = in_memory(newcomer(), None);
+    assert_eq!(verdict(&strict), "deny VG201");
+    let retired = None;
+    assert_eq!(refusal(&strict), Refusal::KeyInMemoryOnly { retired });
+
+    let other = opens(6, "a", 1, 'A', 1).refuted();
+    let unbound = newcomer().retired(other);
+    let strict = in_memory(unbound.clone(), None);
+    assert_eq!(refusal(&strict), Refusal::KeyInMemoryOnly { retired });
+    let unbound = unbound.retired(opens(7, "a", 1, 'A', 0).proven());
+    let retired = Some(KeyRefId(7));
+    let strict = in_memory(unbound.clone(), retired);
+    assert_eq!(refusal(&strict), Refusal::KeyInMemoryOnly { retired });
+    // Bound again, it is managed.
+    let bound = in_memory(unbound.row(placeholder(8, "a", 1)), retired);
+    assert_eq!(verdict(&bound), "allow HostSecret");
 }
