@@ -1,4 +1,5 @@
-//! Stores the key of a guest's XML without a start: the one that a start would take.
+//! Stores the key of a guest's XML, or of the fleet's store, without a start: the one that a start would
+//! take.
 
 use super::context::Guard;
 use super::gather::gather;
@@ -8,14 +9,23 @@ use crate::ids::{DomainUuid, KeyRefId};
 use crate::messages;
 use crate::store::{Access, Change, Event, Origin, StoreError};
 use crate::verdict::decide::{XmlKey, xml_key};
-use crate::verdict::facts::{KeyRef, StoreAccessError};
+use crate::verdict::facts::{Facts, FleetQuestion, KeyRef, StoreAccessError};
 use crate::verdict::refusal::Refusal;
 use crate::verdict::repair::Repair;
 
 /// How often it is tried again because the rows changed in the meantime.
 const ATTEMPTS: u32 = 8;
 
-/// What became of the keys in a guest's XML.
+/// Where a key is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeySources {
+    /// In the guest's XML.
+    Xml,
+    /// There, and then in the fleet's store, if a start would ask it.
+    XmlAndFleet,
+}
+
+/// What became of the keys in a guest's XML, or in the fleet's store.
 #[derive(Debug)]
 pub enum Learnt {
     /// This one is a key reference now.
@@ -48,18 +58,22 @@ pub enum LearnError {
     /// The key could not be written.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The XML has none to store, and the fleet's store did not answer: why.
+    #[error("the fleet's store did not answer: {0}")]
+    FleetSilent(String),
 }
 
-/// Stores the key of this guest's XML, if the guest has none here; with `changes` false it only
-/// says which.
+/// Stores the key of this guest that these have, if the guest has none here; with `changes` false it
+/// only says which.
 pub fn learn(
     guard: &Guard,
     domain: &Domain,
+    sources: KeySources,
     changes: bool,
     deadline: Deadline,
 ) -> Result<Learnt, LearnError> {
     for _ in 0..ATTEMPTS {
-        match attempt(guard, domain, changes, deadline) {
+        match attempt(guard, domain, sources, changes, deadline) {
             Err(LearnError::Store(StoreError::Changed)) => {}
             answer => return answer,
         }
@@ -70,11 +84,18 @@ pub fn learn(
 fn attempt(
     guard: &Guard,
     domain: &Domain,
+    sources: KeySources,
     changes: bool,
     deadline: Deadline,
 ) -> Result<Learnt, LearnError> {
     let access = if changes { Access::Write } else { Access::Read };
     let mut gathered = gather(guard, Ok(domain.clone()), access, deadline);
+    if sources == KeySources::XmlAndFleet && may_ask_fleet(&gathered.facts) {
+        gathered.ask_fleet(guard, deadline);
+        if let FleetQuestion::Silent(why) = &gathered.facts.fleet.question {
+            return Err(LearnError::FleetSilent(why.clone()));
+        }
+    }
     let seen = match &gathered.facts.references {
         Ok(seen) => seen,
         Err(error) => return Err(LearnError::Access(error.clone())),
@@ -97,8 +118,13 @@ fn attempt(
     let store = gathered.store.as_mut().ok_or(StoreError::Missing)?;
     let now = Timestamp::now();
     let repairs = [Repair::LearnKey { key: key.clone() }];
+    let place = if key.id.is_of_fleet() {
+        "the fleet's store"
+    } else {
+        "its XML"
+    };
     let message = format!(
-        "the key in its XML is stored, as of provider \"{}\"",
+        "the key in {place} is stored, as of provider \"{}\"",
         key.provider_name
     );
     let event = Event {
@@ -117,4 +143,10 @@ fn attempt(
     })?;
     let key_ref = made.ok_or(StoreError::Changed)?;
     Ok(Learnt::Stored { key_ref, key })
+}
+
+/// Whether a start without a key here, and with none in its XML, would ask the fleet's store.
+fn may_ask_fleet(facts: &Facts) -> bool {
+    let is_open = facts.fleet.question == FleetQuestion::Open && facts.references.is_ok();
+    is_open && !matches!(xml_key(facts), XmlKey::ToLearn(_) | XmlKey::Known)
 }

@@ -41,7 +41,7 @@ pub use elsewhere::state_elsewhere;
 pub use fleet::states_in_fleet;
 pub use follow_up::{FollowUpError, follow_up};
 pub use keys::try_rows;
-pub use learn::{LearnError, Learnt, learn};
+pub use learn::{KeySources, LearnError, Learnt, learn};
 #[cfg(test)]
 pub use operation::Ending;
 pub use operation::Operation;

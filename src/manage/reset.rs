@@ -9,7 +9,7 @@ use super::host::{BrokenConfig, Host, HostError, default_deadline};
 use crate::clock::Timestamp;
 use crate::domain::{Domain, Emulator, TpmVersion};
 use crate::guard::{
-    Guard, LearnError, Learnt, has_managed_save, learn, restore_links, state_elsewhere,
+    Guard, KeySources, LearnError, Learnt, has_managed_save, learn, restore_links, state_elsewhere,
 };
 use crate::store::{Access, Store, StoreError};
 use crate::swtpm::{LockError, StateFile, StatePath, read_state, remove_empty_directory};
@@ -42,9 +42,15 @@ pub(crate) enum ResetError {
     /// No guest was found, or the host failed.
     #[error(transparent)]
     Guest(GuestError),
-    /// It has no key, so nothing keeps it from a new TPM.
+    /// This host has no key of it, and nothing else to reset.
     #[error("no key")]
     NoKey(GuestRef),
+    /// Likewise, and libvirt does not know it: its XML may bring a key to its start.
+    #[error("not defined")]
+    NotDefined(GuestRef),
+    /// This host has no key of it, and the fleet's store, which may have one, did not answer: why.
+    #[error("the fleet's store did not answer: {1}")]
+    FleetSilent(GuestRef, String),
     /// It has a managed save, and its TPM is in there.
     #[error("managed save")]
     ManagedSave(GuestRef),
@@ -74,7 +80,8 @@ pub(crate) fn reset(host: &Host, text: &str) -> Result<Reset, ResetError> {
     {
         return Err(ResetError::ManagedSave(guest));
     }
-    let definition = host.definition(guest.uuid);
+    let answer = host.ask_definition(guest.uuid);
+    let definition = host.definition_by(&answer, guest.uuid);
     let now = Timestamp::now();
     let mut store = host.store(Access::Write)?;
     let rows = match &store {
@@ -86,8 +93,13 @@ pub(crate) fn reset(host: &Host, text: &str) -> Result<Reset, ResetError> {
         refuse_beside_state(&guard, store.as_ref(), (domain, vtpm), &guest)?;
     }
     let domain = definition.as_ref().map(|(domain, _)| domain);
-    // The next start would find the key of its XML, as one that was used.
-    let has_key = is_known || learn_from_xml(&guard, domain)?;
+    // The next start would find the key of its XML, or of the fleet, as one that was used.
+    let key = if is_known {
+        KeyHere::Yes
+    } else {
+        learn_key(&guard, domain)?
+    };
+    let has_key = matches!(key, KeyHere::Yes);
     let vtpm = definition.as_ref().map(|(_, vtpm)| vtpm);
     let from_links = set_links_aside(&guard, &guest, vtpm)?;
     let copies = CopyStore::of(host.state_dir(), guest.uuid).set_aside(now)? + from_links;
@@ -97,7 +109,13 @@ pub(crate) fn reset(host: &Host, text: &str) -> Result<Reset, ResetError> {
     };
     let was_used = match &mut store {
         Some(store) if has_key => store.reset_first_used(guest.uuid, now)? > 0,
-        _ if copies == 0 && !forgotten => return Err(ResetError::NoKey(guest)),
+        _ if copies == 0 && !forgotten => {
+            return Err(match key {
+                KeyHere::FleetSilent(why) => ResetError::FleetSilent(guest, why),
+                _ if host.is_defined_by(&answer, guest.uuid) => ResetError::NoKey(guest),
+                _ => ResetError::NotDefined(guest),
+            });
+        }
         _ => forgotten,
     };
     Ok(Reset {
@@ -110,14 +128,27 @@ pub(crate) fn reset(host: &Host, text: &str) -> Result<Reset, ResetError> {
     })
 }
 
-/// Stores the key of the guest's XML, if that is all that there is. Returns whether it was.
-fn learn_from_xml(guard: &Guard, defined: Option<&Domain>) -> Result<bool, ResetError> {
+/// Where the key of a guest is, that `reset` lets begin anew.
+enum KeyHere {
+    /// In the store, by now.
+    Yes,
+    /// Nowhere that was looked.
+    No,
+    /// Nowhere, and the fleet's store did not answer: why.
+    FleetSilent(String),
+}
+
+/// Stores the key of the guest's XML, or of the fleet's store, if that is all that there is.
+fn learn_key(guard: &Guard, defined: Option<&Domain>) -> Result<KeyHere, ResetError> {
     let Some(defined) = defined else {
-        return Ok(false);
+        return Ok(KeyHere::No);
     };
-    match learn(guard, defined, true, default_deadline()) {
-        Ok(learnt) => Ok(matches!(learnt, Learnt::Stored { .. })),
+    let sources = KeySources::XmlAndFleet;
+    match learn(guard, defined, sources, true, default_deadline()) {
+        Ok(Learnt::Stored { .. }) => Ok(KeyHere::Yes),
+        Ok(_) => Ok(KeyHere::No),
         Err(LearnError::Store(error)) => Err(error.into()),
+        Err(LearnError::FleetSilent(why)) => Ok(KeyHere::FleetSilent(why)),
         // Its rows were read before.
         Err(LearnError::Access(_)) => Err(StoreError::Changed.into()),
     }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::guests::{GuestRef, ListedGuest};
 use super::host::{BrokenConfig, Host, HostError, default_deadline};
 use crate::domain::UnreadableDomain;
-use crate::guard::{LearnError, Learnt, learn};
+use crate::guard::{KeySources, LearnError, Learnt, learn};
 use crate::ids::{DomainUuid, KeyRefId};
 use crate::key::wrap::Generation;
 use crate::libvirt::Guest;
@@ -106,7 +106,13 @@ pub(crate) fn rebuild(
         let guest = GuestRef::from(&defined);
         match ListedGuest::from(defined).domain {
             Ok(domain) if domain.encrypted_vtpm().is_some() => {
-                let learnt = learn(&guard, &domain, !dry_run, default_deadline());
+                let learnt = learn(
+                    &guard,
+                    &domain,
+                    KeySources::Xml,
+                    !dry_run,
+                    default_deadline(),
+                );
                 done.push(rebuilt(guest, learnt));
             }
             Ok(_) => {}

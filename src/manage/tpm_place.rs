@@ -26,10 +26,27 @@ impl Host {
     /// The guest's definition and its emulated TPM, where libvirt knows it. Where libvirt does not answer, its files say:
     /// without an answer a guest is not taken for one that is not defined.
     pub(crate) fn definition(&self, uuid: DomainUuid) -> Option<(Domain, Emulator)> {
-        let answer = self
-            .libvirt()
-            .guest(uuid, Deadline::after(DEADLINE_FOR_XML));
-        self.definition_by(&answer, uuid)
+        self.definition_by(&self.ask_definition(uuid), uuid)
+    }
+
+    /// What libvirt has of this guest.
+    pub(crate) fn ask_definition(&self, uuid: DomainUuid) -> Result<Option<Guest>, SecretError> {
+        self.libvirt()
+            .guest(uuid, Deadline::after(DEADLINE_FOR_XML))
+    }
+
+    /// Whether libvirt knows the guest, by the same answer; where there is none, its files say.
+    pub(crate) fn is_defined_by(
+        &self,
+        answer: &Result<Option<Guest>, SecretError>,
+        uuid: DomainUuid,
+    ) -> bool {
+        match answer {
+            Ok(guest) => guest.is_some(),
+            Err(_) => DefinitionFiles::from(&self.libvirt_dirs())
+                .defined_as(uuid)
+                .is_some(),
+        }
     }
 
     /// The same by what libvirt has answered about this guest.

@@ -19,6 +19,7 @@ use crate::manage::figures::figures;
 use crate::manage::fleet::{FleetCommandError, lost};
 use crate::manage::host::{BrokenConfig, default_deadline};
 use crate::manage::prune::{Rule, prune};
+use crate::manage::reset::{ResetError, reset};
 use crate::manage::restore_state::{CopiesError, restore};
 use crate::manage::unknown_guests;
 use crate::messages::outcome_json;
@@ -174,6 +175,43 @@ fn a_store_that_does_not_answer_leaves_the_refusal_that_there_would_be() {
     let empty = FleetStore::with(&[], &[]);
     empty.configure(second, "");
     assert_eq!(carried_out(second, guest), "VG201");
+}
+
+#[test]
+fn a_reset_finds_the_key_of_the_fleet_as_a_start_does() {
+    let moved = moved();
+    let (member, guest, second) = (moved.member(), &moved.guest, &moved.second);
+    let silent = FleetStore::refusing("down");
+    silent.configure(second, "");
+    assert!(matches!(
+        reset(&second.host, "vm1"),
+        Err(ResetError::FleetSilent(_, why)) if why.contains("down")
+    ));
+    // What is here is reset without it, as a start is judged without it.
+    second.encrypt_state(guest, &Dek::generate().unwrap());
+    second.save_copy(guest);
+    fs::remove_file(second.state_file(guest)).unwrap();
+    let done = reset(&second.host, "vm1").unwrap();
+    assert_eq!((done.copies_set_aside, done.has_key), (1, false));
+    let empty = FleetStore::with(&[], &[]);
+    empty.configure(second, "");
+    assert!(matches!(
+        reset(&second.host, "vm1"),
+        Err(ResetError::NoKey(_))
+    ));
+    assert_eq!(second.rows(guest), []);
+
+    let store = FleetStore::with(&member.keys(guest), &[]);
+    store.configure(second, "");
+    assert_eq!(carried_out(second, guest), "VG205");
+    let done = reset(&second.host, "vm1").unwrap();
+    assert!(done.changed && done.was_used && done.has_key);
+    assert_eq!(second.rows(guest)[0].key_ref.first_used_at, None);
+    assert_eq!(carried_out(second, guest), "allow");
+    // Where a row is here, nobody is asked.
+    assert_eq!(store.times_asked(), 2);
+    reset(&second.host, "vm1").unwrap();
+    assert_eq!(store.times_asked(), 2);
 }
 
 #[test]

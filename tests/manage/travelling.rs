@@ -8,6 +8,7 @@ use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::key::wrap::Generation;
 use crate::manage::host::{BrokenConfig, default_deadline};
+use crate::manage::reset::{ResetError, reset};
 use crate::manage::store_rebuild::{NotRebuilt, RebuildResult, Rebuilt, rebuild};
 use crate::store::Origin;
 use crate::verdict::code::Code;
@@ -413,8 +414,23 @@ fn reset_finds_the_key_of_the_xml() {
     let guest = &guests[0];
     std::fs::remove_file(fixture.state_file(guest)).unwrap();
     assert!(!fixture.is_allowed(guest));
-    let reset = crate::manage::reset::reset(&fixture.host, &guest.name).unwrap();
+    let reset = reset(&fixture.host, &guest.name).unwrap();
     assert!(reset.changed && reset.was_used && reset.has_key);
     assert!(fixture.is_allowed(guest));
     assert_eq!(fixture.rows(guest)[0].key_ref.first_used_at, None);
+}
+
+/// A transient guest, after its refused start: libvirt does not have the XML with its key.
+#[test]
+fn a_reset_of_a_guest_that_libvirt_does_not_define_says_so() {
+    let (fixture, guests) = host_that_lost_its_rows();
+    let guest = &guests[0];
+    std::fs::remove_file(fixture.state_file(guest)).unwrap();
+    fixture.libvirt.guests.undefine(&guest.name);
+    let reset = || reset(&fixture.host, &guest.uuid.to_string());
+    assert!(matches!(reset(), Err(ResetError::NotDefined(_))));
+    assert_eq!(fixture.rows(guest), []);
+    // Nor where only libvirt's files say so.
+    fixture.libvirt.go_down();
+    assert!(matches!(reset(), Err(ResetError::NotDefined(_))));
 }

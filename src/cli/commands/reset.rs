@@ -8,7 +8,7 @@ use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::manage::reset::{Reset, ResetError, reset};
-use crate::messages::{self, Command};
+use crate::messages::{self, Arg, Command};
 use crate::verdict::refusal::Refusal;
 
 pub(crate) fn run(context: &Context, guest: &str) -> Result<ExitCode, CommandError> {
@@ -69,12 +69,30 @@ impl From<ResetError> for CommandError {
         match error {
             ResetError::Guest(error) => error.into(),
             ResetError::NoKey(guest) => Self::refused(format!(
-                "{} has no key, so nothing keeps it from a new TPM",
+                "this host has no key of {} that has been used, so there is nothing to reset",
                 guest.label()
             ))
             .with_hint(format!(
                 "for what its start would do: {}",
                 Command::Check(guest.arg)
+            )),
+            ResetError::NotDefined(guest) => Self::refused(format!(
+                "this host has no key of {}, and libvirt has no definition of it, which may have one",
+                guest.label()
+            ))
+            .with_hint(format!(
+                "define it first: {}; then: {}",
+                Command::VirshDefine(Arg::FILE),
+                Command::Reset(guest.arg)
+            )),
+            ResetError::FleetSilent(guest, why) => Self::failed(format!(
+                "this host has no key of {}, and the fleet's store, which may have one, did not \
+                 answer: {why}",
+                guest.label()
+            ))
+            .with_hint(format!(
+                "exchange with the fleet: {}; then retry",
+                Command::Sync
             )),
             ResetError::ManagedSave(guest) => Self::refused(format!(
                 "{} has a managed save, and its TPM is in there",

@@ -85,7 +85,9 @@ fn note(guest: &RebuiltGuest) -> Option<String> {
         NotRebuilt::OutOfReach(why) => in_words(guest, why),
         NotRebuilt::Unreadable(why) => format!("{label}: {}", why.reason),
         NotRebuilt::Store(LearnError::Access(why)) => in_words(guest, &Refusal::Store(why.clone())),
-        NotRebuilt::Store(LearnError::Store(error)) => format!("{label}: {error}"),
+        NotRebuilt::Store(error @ (LearnError::Store(_) | LearnError::FleetSilent(_))) => {
+            format!("{label}: {error}")
+        }
     })
 }
 
