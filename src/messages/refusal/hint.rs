@@ -83,15 +83,11 @@ pub(super) fn hint(named: Named<'_>, why: &Refusal) -> String {
             "key reference {key_ref}, which is retired, has it; use it again: {}",
             Command::KeyUse((*key_ref).into())
         ),
-        Refusal::KeyInMemoryOnly { retired: None } => format!(
-            "import it from the backup of a store that has it: {}",
-            Command::KeyImport(guest(), Arg::BACKUP)
-        ),
         Refusal::KeyLost => format!(
             "restore the store from a backup: {}",
             Command::StoreRestore(Arg::FILE)
         ),
-        Refusal::KeyUnknown => format!(
+        Refusal::KeyUnknown | Refusal::KeyInMemoryOnly { retired: None } => format!(
             "import it from the backup of a store that has it: {}",
             Command::KeyImport(guest(), Arg::BACKUP)
         ),
