@@ -61,7 +61,7 @@ impl Provide<'_> {
             _ => secrets.provide(secret, domain.uuid, dek, provide.over, until),
         };
         let (action, defines) = match provided {
-            Ok(Provided::Set) => (SecretAction::Set, provide.over != Over::ForeignValue),
+            Ok(Provided::Set) => (SecretAction::Set, true),
             Ok(Provided::Defined) => (SecretAction::Defined, true),
             Ok(Provided::LeftAsIs) => (SecretAction::None, false),
             Err(error) => return Err(self.not_provided(secret, error)),

@@ -95,10 +95,7 @@ impl<'a, D: SecretDriver> Secrets<'a, D> {
             }
             Over::GuardsOwn if is_the_guards => {}
             Over::ForeignDefinition if !is_the_guards => {}
-            Over::ForeignValue if !is_the_guards && present.is_ephemeral_and_private()? => {
-                let set = found(self.0.set_value(&present.secret, key))?;
-                return Ok(set.map(|()| Response::Set));
-            }
+            Over::ForeignValue if !is_the_guards && present.is_ephemeral_and_private()? => {}
             _ => return Err(SecretError::Changed),
         }
         // Undefined first, because it may have come from files (staged, or on disk). If it were only

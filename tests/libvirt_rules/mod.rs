@@ -33,9 +33,9 @@ macro_rules! for_each_rule {
             a_value_is_read_wherever_root_can_read_it
             an_ephemeral_private_secret_is_not_disclosed_and_counts_as_having_a_value
             a_foreign_secret_is_unchanged_where_nothing_of_it_may_be_replaced
-            only_a_secret_whose_value_nobody_can_read_gets_the_key
+            only_a_secret_that_is_in_memory_alone_is_replaced_unread
             a_foreign_definition_is_replaced_and_leaves_no_plaintext_key
-            a_secret_without_a_usage_serves_a_vtpm_too
+            a_secret_without_a_usage_is_replaced_too
             the_guards_secret_of_another_guest_is_replaced_as_its_own
             a_secret_for_something_else_is_a_conflict
             a_usage_that_another_secret_has_is_a_conflict_that_names_it
@@ -301,7 +301,7 @@ pub(crate) fn a_foreign_secret_is_unchanged_where_nothing_of_it_may_be_replaced(
     }
 }
 
-pub(crate) fn only_a_secret_whose_value_nobody_can_read_gets_the_key(daemon: &dyn Daemon) {
+pub(crate) fn only_a_secret_that_is_in_memory_alone_is_replaced_unread(daemon: &dyn Daemon) {
     for (ephemeral, private) in KINDS {
         let host = Host::new(daemon);
         host.defined_by_others(ephemeral, private, &host.foreign_usage());
@@ -310,10 +310,14 @@ pub(crate) fn only_a_secret_whose_value_nobody_can_read_gets_the_key(daemon: &dy
         let provided = host.provide(b"made-up key", ForeignValue);
         if (ephemeral, private) == ("yes", "yes") {
             assert_eq!(provided, Ok(Provided::Set));
+            assert_eq!(host.definition().guards_domain(), Some(host.domain));
+            // No other guest can be started with what is left of it.
+            assert_eq!(host.drop_own(), Ok(true));
+            assert!(host.inspect().is_none());
         } else {
             assert_eq!(provided, Err(SecretError::Changed));
+            assert_eq!((host.definition(), host.seen_value()), before);
         }
-        assert_eq!((host.definition(), host.seen_value()), before);
     }
 }
 
@@ -336,12 +340,14 @@ pub(crate) fn a_foreign_definition_is_replaced_and_leaves_no_plaintext_key(daemo
     }
 }
 
-pub(crate) fn a_secret_without_a_usage_serves_a_vtpm_too(daemon: &dyn Daemon) {
-    let host = Host::new(daemon);
-    host.defined_by_others("yes", "yes", "");
-    let provided = host.provide(b"made-up key", ForeignValue);
-    assert_eq!(provided, Ok(Provided::Set));
-    assert_eq!(host.definition().purpose, Purpose::Anything);
+pub(crate) fn a_secret_without_a_usage_is_replaced_too(daemon: &dyn Daemon) {
+    for over in [ForeignDefinition, ForeignValue] {
+        let host = Host::new(daemon);
+        host.defined_by_others("yes", "yes", "");
+        assert_eq!(host.definition().purpose, Purpose::Anything);
+        assert_eq!(host.provide(b"made-up key", over), Ok(Provided::Set));
+        assert_eq!(host.definition().guards_domain(), Some(host.domain));
+    }
 }
 
 pub(crate) fn the_guards_secret_of_another_guest_is_replaced_as_its_own(daemon: &dyn Daemon) {

@@ -1,10 +1,13 @@
 //! libvirt's own secret for a guest: whose its value may be, and what need not be known of it.
 
+use std::fs;
+
 use super::fixture::{Defined, Fixture};
 use super::start_keys::has_opened;
-use super::starts::define_secret;
+use super::starts::{called, define_secret};
 use crate::clock::Timestamp;
-use crate::guard::{Guard, Mode, prepare};
+use crate::config::Lifetime;
+use crate::guard::{Ending, Guard, Mode, Operation, follow_up, prepare};
 use crate::ids::DomainUuid;
 use crate::key::dek::Dek;
 use crate::libvirt::secret::definition;
@@ -157,4 +160,42 @@ fn a_check_foresees_that_the_client_provides_the_key() {
     secrets.undefine(guest.secret);
     assert_eq!(code(Mode::DryRun), None);
     assert_eq!(code(Mode::CarryOut), missing);
+}
+
+/// He who defines a secret under the UUID that a guest names, and starts a guest of his own with it.
+#[test]
+fn a_client_cannot_keep_the_key_of_a_guest_for_another_one() {
+    for lifetime in [Lifetime::Start, Lifetime::Run] {
+        let fixture = Fixture::new();
+        let guest = fixture.guest_in_use("vm1");
+        define_secret(&fixture, &guest, "ephemeral='yes' private='yes'");
+        let key = |of: &Defined| {
+            let mut guard = called(&fixture);
+            guard.config.secret_lifetime = lifetime;
+            let (domain, origin) = (Ok(fixture.domain(of)), Origin::Prepare);
+            let outcome = prepare(&guard, &domain, origin, Mode::CarryOut, default_deadline());
+            let value = fixture.libvirt.secrets.value(of.secret);
+            value.filter(|_| outcome.is_allowed())
+        };
+        let follows = |operation| {
+            let mut guard = called(&fixture);
+            guard.config.secret_lifetime = lifetime;
+            let domain = fixture.domain(&guest);
+            follow_up(&guard, operation, &domain, default_deadline()).unwrap();
+        };
+        let given = key(&guest).expect("the guest starts");
+        assert!(fixture.is_opened_by(&guest, &given));
+        let (secret, uuid) = (guest.secret, DomainUuid::random());
+        let encryption = format!("<encryption secret='{secret}'/>");
+        let other = fixture.define_with("vm2", uuid, secret, &encryption);
+        fs::create_dir_all(fixture.state_file(&other).parent().unwrap()).unwrap();
+        fs::copy(fixture.state_file(&guest), fixture.state_file(&other)).unwrap();
+        assert_eq!(key(&other), None, "while the other one starts");
+        follows(Operation::Started);
+        assert_eq!(key(&other), None, "while it runs");
+        follows(Operation::Ended);
+        follows(Operation::Released(Ending::Ended));
+        assert!(fixture.libvirt.secrets.definition(secret).is_none());
+        assert_eq!(key(&other), None, "once it has stopped");
+    }
 }

@@ -183,7 +183,8 @@ pub struct ProvideSecret {
 }
 
 /// What may be replaced when libvirt is given a key. No value is ever lost: one that root can
-/// read is in the store before.
+/// read is in the store before. A key never goes into somebody else's secret: the guard would not
+/// drop it there, and another guest could be started with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Over {
     /// Nothing: libvirt has this very value already, in somebody else's secret.
@@ -193,6 +194,7 @@ pub enum Over {
     /// The definition of somebody else's secret: one of the guard's own, ephemeral and private,
     /// takes its place.
     ForeignDefinition,
-    /// The value of somebody else's secret, which is ephemeral and private and stays defined.
+    /// Somebody else's secret with a value that nobody can read, in the same way, as long as libvirt
+    /// has it in memory alone: ephemeral and private.
     ForeignValue,
 }

@@ -85,12 +85,12 @@ impl FakeLibvirt {
             (Over::GuardsOwn, true) if is_as_defined => {
                 self.secrets.set_value(secret, dek.expose())?;
             }
-            (Over::GuardsOwn, true) | (Over::ForeignDefinition, false) => {
+            (Over::ForeignValue, false) if !(found.is_ephemeral && found.is_private) => {
+                return Err(SecretError::Changed);
+            }
+            (Over::GuardsOwn, true) | (Over::ForeignDefinition | Over::ForeignValue, false) => {
                 self.secrets.undefine(secret);
                 self.define_with(secret, domain, dek)?;
-            }
-            (Over::ForeignValue, false) if found.is_ephemeral && found.is_private => {
-                self.secrets.set_value(secret, dek.expose())?;
             }
             _ => return Err(SecretError::Changed),
         }

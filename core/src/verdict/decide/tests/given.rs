@@ -416,7 +416,7 @@ fn in_words(verdict: &Verdict) -> String {
             Over::GuardsOwn => "",
             Over::TheSame => ", which libvirt has",
             Over::ForeignDefinition => " in place of a foreign secret",
-            Over::ForeignValue => " over a foreign value",
+            Over::ForeignValue => " in place of a foreign secret that nobody can read",
         };
         words.push(key + over);
     }

@@ -95,7 +95,7 @@ fn a_hidden_value_is_replaced_only_by_a_proven_key_and_only_in_memory() {
     let proven = keyed(|row| row.used().proven()).state(Encrypted);
     assert_eq!(
         verdict(&proven.clone().host(clients())),
-        "allow Proven; provide 1 over a foreign value"
+        "allow Proven; provide 1 in place of a foreign secret that nobody can read"
     );
     // On a disk it would be written in clear; unproven, it may be the right one.
     let secret = SecretUuid::parse(SECRET).unwrap();

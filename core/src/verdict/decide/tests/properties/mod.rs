@@ -160,7 +160,7 @@ proptest! {
     }
 
     #[test]
-    fn a_key_goes_into_somebody_elses_secret_only_where_it_never_meets_a_disk_or_a_client(
+    fn a_value_that_nobody_can_read_is_replaced_only_where_libvirt_has_it_in_memory_alone(
         world in world(),
     ) {
         let over = world.verdict().secret.map(|secret| secret.over);
