@@ -6,16 +6,20 @@
 //! whether it will start anything. So an announcement is valid only for the attempt in which it was
 //! made. [`is_of_a_run`] explains how the third is recognised.
 
-use std::fs;
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use super::context::{Guard, HookCall};
-use super::saved_runs::{has_managed_save, is_file_name, read_definition};
+use super::saved_runs::{has_managed_save, is_file_name};
 use super::status::is_running;
 use crate::clock::Timestamp;
 use crate::domain::Domain;
 use crate::verdict::facts::{Announcement, Arrival};
+
+/// How much of a definition is read, in bytes.
+const READ_LIMIT: u64 = 1024 * 1024;
 
 /// Returns how the TPM state of this start arrives; `None`: it is there, or it is gone.
 /// `snapshots` are those with the guest's memory.
@@ -96,6 +100,13 @@ fn is_of_a_run(guard: &Guard, domain: &Domain, xml: &[u8]) -> bool {
         .any(|(run, defined)| *run > defined)
 }
 
+fn read_definition(path: &Path) -> Option<String> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).ok()?;
+    file.take(READ_LIMIT).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 fn definition(guard: &Guard, domain: &Domain) -> Option<PathBuf> {
     let file = format!("{}.xml", domain.name);
     is_file_name(&domain.name).then(|| guard.config.libvirt.definitions().join(file))
@@ -104,7 +115,6 @@ fn definition(guard: &Guard, domain: &Domain) -> Option<PathBuf> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use std::fs::File;
     use std::time::{Duration, SystemTime};
 
     use tempfile::TempDir;

@@ -1,46 +1,95 @@
-//! What libvirt saved of a guest's runs: managed saves, and snapshots with the guest's memory.
+//! What libvirt saved of a guest's runs: managed saves, and snapshots with the guest's memory. libvirt
+//! makes QEMU's user the owner of these directories, so a QEMU that its guest has taken over may put
+//! anything there.
 
-use std::fs::File;
-use std::io::Read;
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use super::context::Guard;
 use crate::domain::Domain;
+use crate::host::bounded::bounded;
+use crate::host::interrupted::read_dir;
+use crate::host::others;
 
-/// How much of a file of libvirt's is read, in bytes.
+/// How much of a snapshot's file is read, in bytes: libvirt reads no more, either.
 const READ_LIMIT: u64 = 1024 * 1024;
 
-/// Returns the names of the guest's snapshots with memory: they contain its TPM as it was.
+/// How many files of one guest are looked at, and how much is read of them all, in bytes. A guest with
+/// hundreds of snapshots has a few megabytes of them.
+const MAX_FILES: usize = 1024;
+const TOTAL_LIMIT: u64 = 64 * 1024 * 1024;
+
+/// Returns the names of the guest's snapshots with memory: they contain its TPM as it was. Returns
+/// within seconds. What cannot be read counts as none.
 pub(super) fn snapshots(guard: &Guard, domain: &Domain) -> Vec<String> {
     if !is_file_name(&domain.name) {
         return Vec::new();
     }
     let all = guard.config.libvirt.snapshots();
-    let entries = all.join(&domain.name).read_dir();
-    let mut names: Vec<_> = entries
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| {
-            let path = entry.path();
-            let has_memory = read_definition(&path).is_some_and(|xml| {
-                ["internal", "external"]
-                    .iter()
-                    .any(|kind| xml.contains(&format!("<memory snapshot='{kind}'")))
-            });
-            let name = path.file_stem()?.to_str()?.to_owned();
-            has_memory.then_some(name)
-        })
-        .collect();
-    names.sort();
-    names
+    let of_guest = all.join(&domain.name);
+    let path = of_guest.display().to_string();
+    let found = bounded(&all, move || with_memory(&of_guest)).map_err(io::Error::other);
+    match found.flatten() {
+        Ok(names) => names,
+        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+        Err(error) => {
+            tracing::warn!(%error, path, "the guest's snapshots could not be read");
+            Vec::new()
+        }
+    }
 }
 
-/// Returns whether the next start of the guest with this name continues from a managed save.
+/// Returns the names of the snapshots with memory in this directory.
+fn with_memory(dir: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    let mut left = TOTAL_LIMIT;
+    for (number, entry) in read_dir(dir)?.enumerate() {
+        if number == MAX_FILES || left == 0 {
+            let dir = dir.display();
+            tracing::warn!(%dir, "there is more here than a guest has snapshots, and the rest is not read");
+            break;
+        }
+        let path = entry?.path();
+        let Some(name) = path.file_stem().and_then(|stem| stem.to_str()) else {
+            continue;
+        };
+        // One that is deleted meanwhile, or is none of libvirt's, contains no TPM.
+        let Ok(xml) = others::read(&path, READ_LIMIT.min(left)) else {
+            continue;
+        };
+        left -= xml.len() as u64;
+        let xml = String::from_utf8_lossy(&xml);
+        let has = |kind: &str| xml.contains(&format!("<memory snapshot='{kind}'"));
+        if has("internal") || has("external") {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Returns whether the next start of the guest with this name continues from a managed save. Returns
+/// within seconds.
 #[must_use]
 pub fn has_managed_save(guard: &Guard, name: &str) -> bool {
-    let save = guard.config.libvirt.managed_saves();
-    is_file_name(name) && save.join(format!("{name}.save")).exists()
+    if !is_file_name(name) {
+        return false;
+    }
+    let saves = guard.config.libvirt.managed_saves();
+    let save = saves.join(format!("{name}.save"));
+    let path = save.display().to_string();
+    // libvirt opens what is there, and from anything but a file it restores nothing.
+    let found = bounded(&saves, move || fs::metadata(save)).map_err(io::Error::other);
+    match found.flatten() {
+        Ok(found) => found.is_file(),
+        Err(error) => {
+            if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) {
+                tracing::warn!(%error, path, "whether there is a managed save could not be seen");
+            }
+            false
+        }
+    }
 }
 
 /// Returns whether a guest's name is safe in a path. At `restore` a caller may pass anything.
@@ -48,25 +97,25 @@ pub(super) fn is_file_name(name: &str) -> bool {
     !name.contains('/') && name != ".."
 }
 
-pub(super) fn read_definition(path: &Path) -> Option<String> {
-    let mut bytes = Vec::new();
-    let file = File::open(path).ok()?;
-    file.take(READ_LIMIT).read_to_end(&mut bytes).ok()?;
-    Some(String::from_utf8_lossy(&bytes).into_owned())
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use std::fs;
+    use std::fs::File;
+    use std::os::unix::fs::symlink;
+    use std::path::PathBuf;
+    use std::time::{Duration, Instant};
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+    use tempfile::TempDir;
 
     use super::*;
     use crate::config::Config;
     use crate::host::dirs::{LibvirtDirs, StateDir};
     use crate::ids::DomainUuid;
 
-    #[test]
-    fn snapshots_with_memory_are_found_by_name() {
+    /// A guest with a directory for its snapshots.
+    fn setting() -> (TempDir, Guard, Domain, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let state_dir = StateDir::at(dir.path().join("state"));
         let mut guard = Guard::new(Config::default(), state_dir);
@@ -79,6 +128,56 @@ mod tests {
         };
         let of_vm1 = guard.config.libvirt.snapshots().join("vm1");
         fs::create_dir_all(&of_vm1).unwrap();
+        (dir, guard, domain, of_vm1)
+    }
+
+    /// What QEMU's user may put there ends no start and delays none.
+    #[test]
+    fn neither_a_fifo_nor_an_endless_file_nor_thousands_of_files_are_waited_for() {
+        let (_dir, guard, domain, of_vm1) = setting();
+        fs::write(of_vm1.join("a.xml"), "<memory snapshot='internal'/>").unwrap();
+        mkfifo(&of_vm1.join("fifo.xml"), Mode::S_IRWXU).unwrap();
+        symlink("/dev/zero", of_vm1.join("endless.xml")).unwrap();
+        symlink(of_vm1.join("a.xml"), of_vm1.join("link.xml")).unwrap();
+        let started = Instant::now();
+        assert_eq!(snapshots(&guard, &domain), ["a"]);
+        // Sparse: they need no room.
+        for number in 0..100 {
+            let file = File::create(of_vm1.join(format!("long{number}.xml"))).unwrap();
+            file.set_len(1 << 40).unwrap();
+        }
+        for number in 0..10_000 {
+            let memory = "<memory snapshot='internal'/>";
+            fs::write(of_vm1.join(format!("{number}.xml")), memory).unwrap();
+        }
+        assert!(snapshots(&guard, &domain).len() <= MAX_FILES);
+        assert!(started.elapsed() < Duration::from_secs(60));
+    }
+
+    #[test]
+    fn only_a_file_is_a_managed_save() {
+        let (_dir, guard, ..) = setting();
+        let saves = guard.config.libvirt.managed_saves();
+        assert!(!has_managed_save(&guard, "vm1"));
+        fs::create_dir_all(saves.join("vm1.save")).unwrap();
+        mkfifo(&saves.join("vm2.save"), Mode::S_IRWXU).unwrap();
+        symlink("/nowhere", saves.join("vm3.save")).unwrap();
+        for name in ["vm1", "vm2", "vm3", "vm4"] {
+            assert!(!has_managed_save(&guard, name), "{name}");
+        }
+        // Somebody has moved a large one to where there is room.
+        fs::write(saves.join("moved"), "").unwrap();
+        symlink(saves.join("moved"), saves.join("vm4.save")).unwrap();
+        fs::write(saves.join("vm5.save"), "").unwrap();
+        for name in ["vm4", "vm5"] {
+            assert!(has_managed_save(&guard, name), "{name}");
+        }
+        assert!(!has_managed_save(&guard, "../save/vm5"));
+    }
+
+    #[test]
+    fn snapshots_with_memory_are_found_by_name() {
+        let (_dir, guard, domain, of_vm1) = setting();
         for (name, memory) in [
             ("b", "<memory snapshot='internal'/>"),
             ("a", "<memory snapshot='external' file='/x'/>"),

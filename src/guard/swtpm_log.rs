@@ -1,14 +1,13 @@
 //! What swtpm wrote to the log of a guest whose start failed.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-
-use nix::libc;
 
 use super::context::Guard;
 use crate::domain::Domain;
+use crate::host::others;
 use crate::messages::one_line;
 
 /// How many of the last lines of swtpm's log are reported, and how many characters of each.
@@ -27,13 +26,10 @@ pub(super) fn length(guard: &Guard, domain: &Domain) -> u64 {
 /// bytes, as one line. The file belongs to swtpm's user.
 pub(super) fn since(guard: &Guard, domain: &Domain, start: u64) -> Option<String> {
     let read = || -> io::Result<String> {
-        let mut log = File::options()
-            .read(true)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-            .open(log_path(guard, domain))?;
+        let mut log = others::open(&log_path(guard, domain))?;
         let metadata = log.metadata()?;
         // A second name of another file would let its owner read that one here.
-        if !metadata.is_file() || metadata.nlink() > 1 {
+        if metadata.nlink() > 1 {
             return Ok(String::new());
         }
         let length = metadata.len();

@@ -8,6 +8,7 @@ pub mod dirs;
 pub mod frame;
 pub mod interrupted;
 pub mod lock;
+pub mod others;
 pub mod path_error;
 pub mod peer;
 pub mod poll;

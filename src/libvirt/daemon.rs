@@ -136,9 +136,7 @@ pub fn daemon_runs(dirs: &LibvirtDirs, daemon: &str) -> bool {
 pub(super) fn runs_in(proc: &Path, pid_file: &Path, daemon: &str) -> bool {
     let pid = fs::read_to_string(pid_file).unwrap_or_default();
     let process = proc.join(pid.trim());
-    !pid.is_empty()
-        && name(&process).is_some_and(|name| name.contains(daemon))
-        && !has_ended(&process)
+    !pid.is_empty() && is_one(&process, daemon)
 }
 
 /// Returns whether a daemon that may have secrets runs on this host. This does not connect to it: if
@@ -160,11 +158,28 @@ fn daemon_in(proc: &Path) -> bool {
             .is_some_and(|name| name.parse::<u32>().is_ok())
     };
     let is_one = |process: &Path| {
-        let name = name(process).unwrap_or_default();
-        BOTH.iter().any(|kind| name.contains(kind.of_secrets())) && !has_ended(process)
+        let mut kinds = BOTH.iter();
+        kinds.any(|kind| is_one(process, kind.of_secrets()))
     };
     let mut processes = processes.flatten().filter(is_process);
     processes.any(|process| is_one(&process.path()))
+}
+
+/// Returns whether this process is the system's daemon of this name, and has not ended.
+fn is_one(process: &Path, daemon: &str) -> bool {
+    name(process).is_some_and(|name| name.contains(daemon))
+        && is_roots(process)
+        && !has_ended(process)
+}
+
+/// Returns whether a process is root's and nobody else's: a plain user's session daemon (GNOME Boxes) has
+/// the same name, and anybody may call a program so. The owner of `/proc/PID` does not tell: it is root
+/// wherever a process has forbidden its dumps (proc(5)).
+fn is_roots(process: &Path) -> bool {
+    let status = fs::read_to_string(process.join("status")).unwrap_or_default();
+    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    // Real, effective, saved, and that of its file accesses.
+    ids.is_some_and(|ids| ids.split_whitespace().eq(["0"; 4]))
 }
 
 /// Returns whether a process has ended, but was not reaped by its parent: the third field of
@@ -199,6 +214,7 @@ mod tests {
             let stat = format!("{pid} (a ) name) S {parent} {fields} {pid}00 0 0");
             fs::write(dir.join("stat"), stat).unwrap();
             fs::write(dir.join("comm"), format!("{name}\n")).unwrap();
+            fs::write(dir.join("status"), status("0\t0\t0\t0")).unwrap();
             for (number, thread) in threads.iter().enumerate() {
                 let task = dir.join("task").join(number.to_string());
                 fs::create_dir_all(&task).unwrap();
@@ -206,6 +222,34 @@ mod tests {
             }
         }
         proc
+    }
+
+    fn status(ids: &str) -> String {
+        format!("Name:\tlibvirtd\nUmask:\t0022\nUid:\t{ids}\nGid:\t0\t0\t0\t0\n")
+    }
+
+    #[test]
+    fn a_daemon_of_a_plain_user_is_not_the_systems() {
+        let proc = proc(&[(5, 1, "libvirtd", &[])]);
+        let pid_file = proc.path().join("libvirtd.pid");
+        fs::write(&pid_file, "5\n").unwrap();
+        let found = || {
+            let runs = runs_in(proc.path(), &pid_file, "libvirtd");
+            [daemon_in(proc.path()), runs]
+        };
+        assert_eq!(found(), [true; 2]);
+        // A session daemon's; one that a user has started with root's rights (sudo, by a link).
+        for ids in [
+            "1000\t1000\t1000\t1000",
+            "1000\t0\t0\t0",
+            "0\t1000\t0\t1000",
+            "",
+        ] {
+            fs::write(proc.path().join("5/status"), status(ids)).unwrap();
+            assert_eq!(found(), [false; 2], "{ids}");
+        }
+        fs::remove_file(proc.path().join("5/status")).unwrap();
+        assert_eq!(found(), [false; 2], "it is gone");
     }
 
     #[test]
@@ -228,6 +272,8 @@ mod tests {
         fs::create_dir(proc.path().join("pressure")).unwrap();
         fs::write(proc.path().join("pressure/comm"), "libvirtd").unwrap();
         fs::write(proc.path().join("pressure/stat"), "1 (libvirtd) S 1").unwrap();
+        let status = status("0\t0\t0\t0");
+        fs::write(proc.path().join("pressure/status"), status).unwrap();
         assert!(!daemon_in(proc.path()), "no process");
         assert!(daemon_in(&proc.path().join("nowhere")), "unknown");
     }

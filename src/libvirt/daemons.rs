@@ -132,6 +132,7 @@ mod tests {
                 let name = if killed.is_empty() { daemon } else { "sshd" };
                 fs::write(proc.join("7/comm"), name).unwrap();
                 fs::write(proc.join("7/stat"), format!("7 ({name}) S 1")).unwrap();
+                fs::write(proc.join("7/status"), "Uid:\t0\t0\t0\t0\n").unwrap();
             }
             let found = Daemons::find(&dirs, &proc, &|program| installed.contains(&program));
             assert_eq!(found, daemons, "{installed:?} {socket:?} {pid_file:?}");

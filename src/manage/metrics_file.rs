@@ -1,13 +1,12 @@
 //! The file for Prometheus' textfile collector.
 
-use std::fs::{OpenOptions, Permissions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::Permissions;
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use nix::libc;
-
 use crate::host::atomic::{self, NewFile};
+use crate::host::others;
 
 /// The most that is read of a file, in bytes.
 const MAX_LEN: u64 = 16 * 1024 * 1024;
@@ -27,13 +26,7 @@ pub(crate) fn replace(file: &Path, text: &str) -> io::Result<()> {
 
 /// Returns the value of a metric without labels, as a file has it.
 pub(crate) fn read_value(file: &Path, name: &str) -> Option<i64> {
-    let mut text = String::new();
-    let opened = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(file)
-        .ok()?;
-    opened.take(MAX_LEN).read_to_string(&mut text).ok()?;
+    let text = String::from_utf8(others::read(file, MAX_LEN).ok()?).ok()?;
     let mut lines = text.lines();
     lines.find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }

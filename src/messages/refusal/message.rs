@@ -10,6 +10,9 @@ use crate::verdict::refusal::Refusal;
 
 const STATE_GONE: &str = "the vTPM's key has been used, but the TPM state is gone";
 
+/// How many names of others' things a line has at most.
+const MAX_LABELS: usize = 16;
+
 #[allow(
     clippy::too_many_lines,
     reason = "one sentence for each refusal, and the compiler finds a missing one"
@@ -307,9 +310,14 @@ fn key_managers(kms: &[String]) -> String {
     labels(&sections)
 }
 
+/// A list of names. Of snapshots there are as many as QEMU's user makes; the first ones are enough.
 fn labels(names: &[String]) -> String {
-    let names: Vec<_> = names.iter().map(|name| label(name)).collect();
-    names.join(", ")
+    let (first, others) = names.split_at(names.len().min(MAX_LABELS));
+    let mut first: Vec<_> = first.iter().map(|name| label(name)).collect();
+    if !others.is_empty() {
+        first.push(format!("and {} more", others.len()));
+    }
+    first.join(", ")
 }
 
 fn rows(key_refs: &[KeyRefId]) -> String {
