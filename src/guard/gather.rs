@@ -94,6 +94,7 @@ pub(super) fn gather(
         StateFile::Absent | StateFile::Damaged(_) => available_copies(guard, domain, vtpm),
         _ => AvailableCopies::default(),
     };
+    let (saved, state) = saved.for_the_place_of(guard, domain, vtpm, state);
     let needs_rows = needs_rows(vtpm, &state) || !saved.copies.is_empty();
     gathered.facts.state = state.summary();
     gathered.state = state;

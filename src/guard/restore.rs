@@ -5,7 +5,7 @@ use super::gather::Gathered;
 use crate::clock::Timestamp;
 use crate::domain::{Domain, Emulator, Vtpm};
 use crate::swtpm::StatePath;
-use crate::tpm_copies::{RunRecord, restore_copy, set_aside};
+use crate::tpm_copies::{CopyError, RunRecord, SavedCopy, restore_copy, set_aside};
 use crate::verdict::Verdict;
 use crate::verdict::facts::TpmState;
 use crate::verdict::refusal::Refusal;
@@ -26,8 +26,8 @@ pub(super) fn restore_state(guard: &Guard, gathered: &Gathered, verdict: &mut Ve
     };
     let states = guard.config.libvirt.tpm_states();
     let start = (states.as_path(), domain.uuid, vtpm);
-    if let Err(refusal) =
-        set_damaged_aside(guard, &gathered.facts.state, domain, vtpm).and_then(|()| {
+    if let Err(refusal) = set_damaged_aside(guard, &gathered.facts.state, domain, (vtpm, copy))
+        .and_then(|()| {
             restore_copy(copy, Some(start)).map_err(|error| Refusal::TpmStateNotRestored {
                 reason: error.to_string(),
             })
@@ -56,19 +56,25 @@ fn set_damaged_aside(
     guard: &Guard,
     state: &TpmState,
     domain: &Domain,
-    vtpm: &Emulator,
+    (vtpm, copy): (&Emulator, &SavedCopy),
 ) -> Result<(), Refusal> {
     let TpmState::Damaged(how) = state else {
         return Ok(());
     };
     let place = StatePath::of(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
-    match set_aside(&guard.state_dir, domain.uuid, &place, Timestamp::now()) {
+    let now = Timestamp::now();
+    match set_aside(&guard.state_dir, domain.uuid, &place, &copy.manifest, now) {
         Ok(aside) => {
             tracing::warn!(domain = domain.name, path = %aside.display(), "a damaged TPM state was set aside");
             Ok(())
         }
         Err(error) => Err(Refusal::TpmStateDamaged {
-            how: format!("{how}; a saved copy cannot take its place: {error}"),
+            how: instead_of_a_copy(how, &error),
         }),
     }
+}
+
+/// What is wrong with a damaged state, and why no saved copy takes its place.
+pub(super) fn instead_of_a_copy(how: &str, why: &CopyError) -> String {
+    format!("{how}; a saved copy cannot take its place: {why}")
 }

@@ -135,6 +135,12 @@ impl StatePath {
         self.backend
     }
 
+    /// Returns whether the domain XML names this path, which then may be anything's.
+    #[must_use]
+    pub fn is_named_by_xml(&self) -> bool {
+        !matches!(self.base, Base::Libvirt(_))
+    }
+
     /// Returns how many directories around the state libvirt makes if they are missing: as
     /// [`of_copy`](Self::of_copy) takes it.
     #[must_use]

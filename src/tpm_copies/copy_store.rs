@@ -29,6 +29,9 @@ pub const KEPT_RUNS: usize = 3;
 /// guest whose state has changed adds one, and each may have megabytes.
 pub const MAX_COPIES: usize = 4;
 
+/// How many copies stay at most that were saved for an administrator, and for no start.
+pub const MAX_SAVED_ASIDE: usize = 8;
+
 /// How many of the earliest copies stay, besides the latest, where it cannot be tried which of them is the guest's.
 pub const MAX_UNTRIED: usize = 16;
 
@@ -133,14 +136,27 @@ impl CopyStore {
         self.write_copy(live, domain_name, reason, None)
     }
 
-    /// Saves a copy that is never restored automatically. Returns its name.
+    /// Saves a copy that is never restored automatically. Returns its name. Of those that were saved so, the
+    /// first and the latest stay: an orchestrator that goes on with a migration that fails makes one each time.
     pub fn save_set_aside(
         &self,
         live: &LiveState,
         domain_name: &str,
         now: Timestamp,
     ) -> Result<String, CopyError> {
-        self.write_copy(live, domain_name, CopyReason::Start, Some(now.0))
+        let name = self.write_copy(live, domain_name, CopyReason::Start, Some(now.0))?;
+        self.drop_saved_aside()?;
+        Ok(name)
+    }
+
+    /// Never one that `reset` has set aside: an administrator may want it back.
+    fn drop_saved_aside(&self) -> Result<(), CopyError> {
+        let (copies, _) = self.copies_that(Manifest::was_saved_aside)?;
+        let surplus = copies.len().saturating_sub(MAX_SAVED_ASIDE);
+        for copy in copies.iter().rev().skip(1).take(surplus) {
+            self.drop_copy(copy.manifest.sha256())?;
+        }
+        Ok(())
     }
 
     fn write_copy(
@@ -163,11 +179,13 @@ impl CopyStore {
         if same.is_some_and(SavedCopy::is_available) && !is_renewed {
             return Ok(sha256);
         }
-        let manifest = Manifest {
+        let mut manifest = Manifest {
             number: latest + 1,
             set_aside_at,
             ..manifest(live, domain_name, reason)
         };
+        // So that `Manifest::was_saved_aside` knows it.
+        manifest.kept_at = set_aside_at.unwrap_or(manifest.kept_at);
         if same.is_none() {
             self.write(&dir, &state_name(&manifest.sha256), &live.bytes)?;
         }

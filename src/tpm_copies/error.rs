@@ -36,6 +36,18 @@ pub enum CopyError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Nothing shows that what has the path which a domain XML names is the guest's TPM state.
+    #[error(
+        "{path} belongs to {owner} and is not known as a TPM state of this guest, so it is not \
+         moved away",
+        path = .path.display()
+    )]
+    NotTheGuests {
+        /// The path.
+        path: PathBuf,
+        /// Its owner.
+        owner: String,
+    },
     /// The TPM state cannot be read.
     #[error("{path}: {source}", path = .path.display())]
     State {

@@ -69,6 +69,11 @@ impl Manifest {
         self.set_aside_at.map(Timestamp)
     }
 
+    /// Returns whether it was set aside when it was saved: no start could ever restore it.
+    pub(super) fn was_saved_aside(&self) -> bool {
+        self.set_aside_at == Some(self.kept_at)
+    }
+
     /// Returns the SHA-256 of the bytes, in hexadecimal: the copy's name.
     #[must_use]
     pub fn sha256(&self) -> &str {

@@ -29,7 +29,7 @@ mod spare;
 mod tests;
 
 pub use copy_store::{CopyStore, KEPT_RUNS, MAX_COPIES, domains};
-pub use damaged::{remove_damaged, set_aside};
+pub use damaged::{may_be_set_aside, remove_damaged, set_aside};
 pub use error::CopyError;
 pub use hard_links::{HardLinks, LinksRestored};
 pub use live_state::LiveState;

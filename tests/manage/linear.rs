@@ -8,13 +8,18 @@ use serde::Serialize;
 use super::fixture::{Defined, Fixture};
 use super::kill;
 use crate::domain::Vtpm;
+use crate::guard::{Mode, prepare};
 use crate::host::crash;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::manage::checks::{Finding, KeyFinding, RecoveryFiles, examine};
 use crate::manage::encrypt::{EncryptAction, EncryptError, EncryptResult, encrypt};
+use crate::manage::host::{BrokenConfig, default_deadline};
 use crate::manage::renew::{RenewError, Renewed, renew};
 use crate::manage::stopped_guest::StoppedError;
+use crate::store::Origin;
 use crate::swtpm::{LockError, OldState, StateFile, read_state};
+use crate::verdict::Decision;
+use crate::verdict::refusal::Refusal;
 
 /// As swtpm made it, unencrypted.
 const PLAIN: &[u8] = include_bytes!("../vectors/tpm-state/linear-plain/state.linear");
@@ -185,4 +190,50 @@ fn a_file_that_holds_a_volatile_state_too_is_left_alone() {
         "{refused:?}"
     );
     assert_eq!(fs::read(file(&fixture)).unwrap(), with_volatile);
+}
+
+/// A typo in the path is enough to lead to a file of root's, short or longer than a state.
+#[test]
+fn a_path_that_leads_to_another_file_is_refused_and_the_file_stays() {
+    let fixture = Fixture::new();
+    plain(&fixture);
+    encrypted(&fixture).unwrap();
+    let guest = fixture.defined("vm1");
+    fixture.save_copy(&guest);
+    let refusal = || {
+        let refusals = [Mode::DryRun, Mode::CarryOut].map(|mode| {
+            let guard = fixture.host.guard(BrokenConfig::Fail).unwrap();
+            let (domain, origin) = (Ok(fixture.domain(&guest)), Origin::Prepare);
+            let outcome = prepare(&guard, &domain, origin, mode, default_deadline());
+            match outcome.verdict.decision() {
+                Decision::Allow(_) => None,
+                Decision::Deny(why) => Some(why.clone()),
+            }
+        });
+        let [foreseen, refused] = refusals;
+        assert_eq!(foreseen, refused);
+        refused
+    };
+    // In its own place the copy replaces what is damaged.
+    let state = fs::read(file(&fixture)).unwrap();
+    fs::write(file(&fixture), "damaged").unwrap();
+    assert_eq!(refusal(), None);
+    assert_eq!(fs::read(file(&fixture)).unwrap(), state);
+
+    let passwd = fixture.root().join("passwd");
+    let found = fixture.host.defined_guest("vm1").unwrap().xml;
+    let elsewhere = found.replace(file(&fixture).to_str().unwrap(), passwd.to_str().unwrap());
+    fixture.libvirt.guests.define(&elsewhere);
+    for content in [vec![b'x'; 100], vec![b'x'; 20_000_000]] {
+        fs::write(&passwd, &content).unwrap();
+        let Some(Refusal::TpmStateDamaged { how }) = refusal() else {
+            panic!("{:?}", refusal());
+        };
+        assert!(how.contains(passwd.to_str().unwrap()), "{how}");
+        assert!(how.contains("is not known as a TPM state"), "{how}");
+        assert!(fs::read(&passwd).unwrap() == content);
+        let names = fs::read_dir(fixture.root()).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        assert_eq!(names.filter(|name| name.starts_with("passwd")).count(), 1);
+    }
 }

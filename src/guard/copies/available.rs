@@ -2,8 +2,9 @@
 
 use crate::domain::{Domain, Emulator};
 use crate::guard::context::Guard;
-use crate::swtpm::StateFile;
-use crate::tpm_copies::{CopyError, RunRecord, SavedCopy};
+use crate::guard::restore::instead_of_a_copy;
+use crate::swtpm::{StateFile, StatePath};
+use crate::tpm_copies::{CopyError, RunRecord, SavedCopy, may_be_set_aside};
 
 /// The copies that may replace a missing state.
 #[derive(Default)]
@@ -49,6 +50,33 @@ pub(in crate::guard) fn available_copies(
         unreadable: for_now,
         ended_normally: libvirt_would_delete(guard, domain, vtpm) && run.ended_normally,
         run,
+    }
+}
+
+impl AvailableCopies {
+    /// Leaves out the copies that cannot take the place of a damaged state, because what has its path is not
+    /// known as the guest's. If none is left, the state says why.
+    pub(in crate::guard) fn for_the_place_of(
+        mut self,
+        guard: &Guard,
+        domain: &Domain,
+        vtpm: &Emulator,
+        state: StateFile,
+    ) -> (Self, StateFile) {
+        let StateFile::Damaged(how) = &state else {
+            return (self, state);
+        };
+        let place = StatePath::of(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
+        let mut why_not = None;
+        self.copies.retain(|(copy, _)| {
+            let may_be = may_be_set_aside(&place, &copy.manifest);
+            may_be.map_err(|error| why_not = Some(error)).is_ok()
+        });
+        let state = match why_not {
+            Some(why) if self.copies.is_empty() => StateFile::Damaged(instead_of_a_copy(how, &why)),
+            _ => state,
+        };
+        (self, state)
     }
 }
 

@@ -96,14 +96,19 @@ impl Gathered {
         deadline: Deadline,
     ) {
         let uuid = domain.uuid;
-        self.state = read_state(&guard.config.libvirt.tpm_states(), uuid, vtpm);
+        let state = read_state(&guard.config.libvirt.tpm_states(), uuid, vtpm);
         let mut saved = AvailableCopies::default();
-        if matches!(self.state, StateFile::Absent | StateFile::Damaged(_)) {
+        if matches!(state, StateFile::Absent | StateFile::Damaged(_)) {
             saved = available_copies(guard, domain, vtpm);
             saved
                 .copies
                 .extend(self.copies_of_fleet(guard, domain, vtpm, believed, states));
             sort_latest_first(&mut saved.copies, |(copy, _)| copy);
+        }
+        (saved, self.state) = saved.for_the_place_of(guard, domain, vtpm, state);
+        if matches!(self.state, StateFile::Damaged(_)) {
+            // Why a copy of another host cannot take its place.
+            self.facts.state = self.state.summary();
         }
         self.copy = None;
         self.facts.saved.copy = None;

@@ -4,11 +4,14 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use super::{Guest, mode, names};
+use super::{Guest, STATE, mode, names};
 use crate::clock::Timestamp;
+use crate::domain::{Emulator, StateSource};
 use crate::host::crash::armed;
 use crate::swtpm::{Backend, StatePath};
-use crate::tpm_copies::{HardLinks, LinksRestored};
+use crate::tpm_copies::manifest::{Attributes, Manifest};
+use crate::tpm_copies::{CopyError, HardLinks, LinksRestored, may_be_set_aside, set_aside};
+use crate::verdict::facts::CopyReason;
 
 #[test]
 fn a_damaged_state_is_moved_to_the_guards_directory() {
@@ -16,8 +19,10 @@ fn a_damaged_state_is_moved_to_the_guards_directory() {
     let guard = guest.guard();
     let set_aside = || {
         let of = StatePath::of(&guest.states(), guest.domain, &guest.vtpm);
-        crate::tpm_copies::set_aside(&guard, guest.domain, &of, Timestamp(7)).unwrap()
+        let copy = &guest.copies()[0].manifest;
+        set_aside(&guard, guest.domain, &of, copy, Timestamp(7)).unwrap()
     };
+    guest.save(CopyReason::Start);
     guest.put(b"damaged");
     fs::set_permissions(guest.state(), Permissions::from_mode(0o640)).unwrap();
     let aside = set_aside();
@@ -44,6 +49,77 @@ fn a_damaged_state_is_moved_to_the_guards_directory() {
     symlink("/tmp", guest.state().parent().unwrap()).unwrap();
     let renamed_to = set_aside();
     assert!(renamed_to.ends_with("tpm2.damaged-7") && renamed_to.is_symlink());
+}
+
+/// A typo in `<source path='…'/>` is enough to lead to anything.
+#[test]
+fn what_the_xml_names_is_moved_only_where_it_is_known_as_the_guests_state() {
+    let mut guest = Guest::new();
+    let at = |name: &str| guest.dir.path().join(name);
+    let [file, other, dir] = ["vm1.state", "root's", "vm1.tpm"].map(at);
+    let linear = include_bytes!("../../../tests/vectors/tpm-state/linear-plain/state.linear");
+    fs::write(&file, linear).unwrap();
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("tpm2-00.permall"), STATE).unwrap();
+    for (source, state) in [
+        (StateSource::File(file.clone()), file.clone()),
+        (StateSource::Dir(dir.clone()), dir.join("tpm2-00.permall")),
+    ] {
+        guest.vtpm.source = Some(source.clone());
+        guest.save(CopyReason::Start);
+        let copy = guest.copies()[0].manifest.clone();
+        let place = |source: &StateSource| {
+            let vtpm = Emulator {
+                source: Some(source.clone()),
+                ..guest.vtpm.clone()
+            };
+            StatePath::of(&guest.states(), guest.domain, &vtpm)
+        };
+        let here = place(&source);
+        fs::write(&state, "damaged").unwrap();
+        may_be_set_aside(&here, &copy).unwrap();
+        // Of root, who has restored it from a backup; of anybody else.
+        let owned_by = |swtpms| Manifest {
+            file: Attributes {
+                uid: swtpms,
+                ..copy.file
+            },
+            ..copy.clone()
+        };
+        let is_roots = copy.file.uid == 0;
+        let of_another = owned_by(copy.file.uid + 1);
+        assert_eq!(may_be_set_aside(&here, &of_another).is_ok(), is_roots);
+        // What another host has saved was never here.
+        let fleets = Manifest {
+            reason: CopyReason::Fleet,
+            ..of_another
+        };
+        assert!(may_be_set_aside(&here, &fleets).is_err());
+        let aside = set_aside(&guest.guard(), guest.domain, &here, &copy, Timestamp(7));
+        assert_eq!(fs::read(aside.unwrap()).unwrap(), b"damaged");
+        // A directory of another guest's states, which is swtpm's, too.
+        fs::create_dir(&state).unwrap();
+        let moves_a_directory = may_be_set_aside(&here, &copy).is_ok();
+        assert_eq!(moves_a_directory, matches!(source, StateSource::Dir(_)));
+
+        fs::write(&other, "root:x:0:0").unwrap();
+        let elsewhere = place(&StateSource::File(other.clone()));
+        let refused = set_aside(
+            &guest.guard(),
+            guest.domain,
+            &elsewhere,
+            &copy,
+            Timestamp(8),
+        );
+        let refused = refused.unwrap_err();
+        assert!(
+            matches!(refused, CopyError::NotTheGuests { .. }),
+            "{refused}"
+        );
+        assert!(refused.to_string().contains(other.to_str().unwrap()));
+        assert_eq!(fs::read(&other).unwrap(), b"root:x:0:0");
+        fs::remove_dir_all(guest.copies_dir()).unwrap();
+    }
 }
 
 #[test]

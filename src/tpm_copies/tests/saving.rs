@@ -3,10 +3,11 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
-use super::{Guest, LATER, STATE};
+use super::{Guest, LATER, STATE, names};
 use crate::clock::Timestamp;
-use crate::tpm_copies::copy_store::{KEPT_RUNS, MAX_COPIES, MAX_UNTRIED};
-use crate::tpm_copies::{CopyError, RunRecord, SavedCopy, domains, sort_latest_first};
+use crate::swtpm::StatePath;
+use crate::tpm_copies::copy_store::{KEPT_RUNS, MAX_COPIES, MAX_SAVED_ASIDE, MAX_UNTRIED};
+use crate::tpm_copies::{CopyError, RunRecord, SavedCopy, domains, set_aside, sort_latest_first};
 use crate::verdict::facts::CopyReason;
 
 /// A state of a newer format than this program knows.
@@ -176,6 +177,69 @@ fn a_few_copies_stay_available_among_them_the_proven_and_the_latest() {
             Some(proven) => assert!(has(proven), "the proven one"),
             None => assert!(has(&first), "none is proven: the earliest"),
         }
+    }
+}
+
+/// swtpm's user damages the state before each start.
+#[test]
+fn of_the_damaged_states_the_first_and_the_latest_stay() {
+    let guest = Guest::new();
+    guest.save(CopyReason::Start);
+    let copy = guest.copies()[0].manifest.clone();
+    let of = StatePath::of(&guest.states(), guest.domain, &guest.vtpm);
+    let dir = guest.guard().damaged_states();
+    let dir = dir.join(guest.domain.to_string());
+    let set_aside = |text: &str, time: i64| {
+        guest.put(text.as_bytes());
+        set_aside(&guest.guard(), guest.domain, &of, &copy, Timestamp(time)).unwrap()
+    };
+    let first = set_aside("the first", 99);
+    fs::write(dir.join("notes of an administrator"), "").unwrap();
+    for number in 1..=100 {
+        let latest = set_aside("again", 100 + number);
+        assert!(first.exists() && latest.exists());
+        let left = names(&dir).len();
+        assert!(left <= MAX_COPIES + 1, "{left}");
+    }
+    // The clock was set back.
+    assert!(set_aside("again", 150).exists());
+    let mut left = names(&dir);
+    assert_eq!(left.pop().unwrap(), "tpm2-00.permall.damaged-99");
+    let expected = [
+        "notes of an administrator",
+        "tpm2-00.permall.damaged-150",
+        "tpm2-00.permall.damaged-199",
+        "tpm2-00.permall.damaged-200",
+    ];
+    assert_eq!(left, expected);
+}
+
+/// An orchestrator goes on with a migration that fails.
+#[test]
+fn of_the_copies_that_were_saved_aside_the_first_and_the_latest_stay() {
+    let guest = Guest::new();
+    let save_aside = |number: usize| {
+        guest.put(&newer(&format!("state {number}")));
+        let live = guest.live_state().unwrap();
+        let now = Timestamp::now();
+        guest
+            .copy_store()
+            .save_set_aside(&live, "vm1", now)
+            .unwrap()
+    };
+    let first = save_aside(0);
+    guest.put(&newer("what `reset` has set aside"));
+    let reset = guest.save(CopyReason::Start);
+    let later = Timestamp(Timestamp::now().0 + 1);
+    guest.copy_store().set_aside(later).unwrap();
+    for number in 1..100 {
+        let latest = save_aside(number);
+        let copies = guest.copies();
+        for name in [&first, &reset, &latest] {
+            let is_it = |copy: &SavedCopy| copy.manifest.sha256() == name;
+            assert!(copies.iter().any(is_it), "{number}");
+        }
+        assert!(copies.len() <= MAX_SAVED_ASIDE + 1, "{}", copies.len());
     }
 }
 
