@@ -72,6 +72,8 @@ pub(crate) enum BindRemark {
     /// Its secret or its name is that of this guest, which has used its key and which libvirt no
     /// longer knows.
     FormerGuest(DomainUuid),
+    /// It has used this key, which is retired: without its TPM state, the next start makes a new TPM.
+    UsedKeyRetired(KeyRefId),
 }
 
 /// Why a guest was not bound.
@@ -135,6 +137,8 @@ pub(crate) fn bind(host: &Host, text: &str, provider: Option<&str>) -> Result<Bo
     let action = if keyed.is_empty() {
         let change = store.bind(guest.uuid, provider.uuid, now)?;
         remarks = host.remarks(&store, &guest, &states)?;
+        let retired = seen.used_and_retired().map(|row| row.id);
+        remarks.extend(retired.map(BindRemark::UsedKeyRetired));
         match change {
             BindingChange::Added(id) => BindAction::Made(id),
             BindingChange::Moved { key_ref, from } => BindAction::Moved(key_ref, from),

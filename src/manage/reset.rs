@@ -15,9 +15,14 @@ use crate::store::{Access, Store, StoreError};
 use crate::swtpm::{LockError, StateFile, StatePath, read_state, remove_empty_directory};
 use crate::tpm_copies::CopyStore;
 use crate::verdict::elsewhere::StateElsewhere;
+use crate::verdict::facts::References;
 
 /// What `reset` did.
 #[derive(Debug, Serialize)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own, for an answer"
+)]
 pub(crate) struct Reset {
     #[serde(rename = "domain")]
     pub(crate) guest: GuestRef,
@@ -30,6 +35,9 @@ pub(crate) struct Reset {
     /// Whether its keys, or its state that was seen, count as unused now.
     #[serde(skip)]
     pub(crate) was_used: bool,
+    /// Whether its keys are retired, and no provider is there to make it another one.
+    #[serde(skip)]
+    pub(crate) is_unbound: bool,
     /// State directories without a state that could not be removed: libvirt would not set up a
     /// new TPM in them.
     #[serde(skip)]
@@ -84,10 +92,11 @@ pub(crate) fn reset(host: &Host, text: &str) -> Result<Reset, ResetError> {
     let definition = host.definition_by(&answer, guest.uuid);
     let now = Timestamp::now();
     let mut store = host.store(Access::Write)?;
-    let rows = match &store {
-        Some(store) => store.references(guest.uuid, now)?.key_refs,
-        None => Vec::new(),
+    let found = match &store {
+        Some(store) => store.references(guest.uuid, now)?,
+        None => References::default(),
     };
+    let rows = &found.key_refs;
     let is_known = rows.iter().any(|row| row.wrapped_dek.is_some());
     if let Some((domain, vtpm)) = &definition {
         refuse_beside_state(&guard, store.as_ref(), (domain, vtpm), &guest)?;
@@ -107,8 +116,10 @@ pub(crate) fn reset(host: &Host, text: &str) -> Result<Reset, ResetError> {
         Some(store) => store.clear_seen_state(guest.uuid)?,
         None => false,
     };
+    // It would keep the guard from binding the guest to a provider by itself.
+    let is_retired = !has_key && rows.is_empty() && found.used_and_retired().is_some();
     let was_used = match &mut store {
-        Some(store) if has_key => store.reset_first_used(guest.uuid, now)? > 0,
+        Some(store) if has_key || is_retired => store.reset_first_used(guest.uuid, now)? > 0,
         _ if copies == 0 && !forgotten => {
             return Err(match key {
                 KeyHere::FleetSilent(why) => ResetError::FleetSilent(guest, why),
@@ -125,6 +136,7 @@ pub(crate) fn reset(host: &Host, text: &str) -> Result<Reset, ResetError> {
         copies_set_aside: copies,
         has_key,
         was_used,
+        is_unbound: is_retired && guard.config.policy.auto_bind.is_none(),
     })
 }
 

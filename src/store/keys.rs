@@ -201,7 +201,8 @@ impl Store {
     }
 
     /// Clears the mark that the guest's keys have been used, so that its next start may create a new
-    /// TPM. Returns the number of keys that were marked.
+    /// TPM: of those in use, and of the retired ones where none is in use. Returns the number of keys
+    /// that were marked.
     pub fn reset_first_used(
         &mut self,
         domain: DomainUuid,
@@ -209,9 +210,16 @@ impl Store {
     ) -> Result<usize, StoreError> {
         self.write(|transaction| {
             let of_domain = is_uuid("resource_uuid", "?1");
+            let in_use = key_rows::in_use(transaction, domain)?;
+            let has_key = in_use.iter().any(|row| row.wrapped_dek.is_some());
+            let deciding = if has_key {
+                LIVE
+            } else {
+                "resource_type = 'tpm'"
+            };
             let sql = format!(
                 "UPDATE OR ABORT key_ref SET first_used_at = NULL, updated_at = ?2
-                 WHERE {of_domain} AND {LIVE} AND first_used_at IS NOT NULL"
+                 WHERE {of_domain} AND {deciding} AND first_used_at IS NOT NULL"
             );
             Ok(transaction.execute(&sql, params![domain.to_string(), now.0])?)
         })

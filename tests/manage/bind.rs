@@ -10,7 +10,9 @@ use crate::libvirt::secret;
 use crate::manage::bind::{BindAction, BindError, BindRemark, Bound, bind};
 use crate::manage::guests::GuestError;
 use crate::manage::host::HostError;
+use crate::manage::key_refs::{retire, unbind};
 use crate::manage::providers::ProviderError;
+use crate::manage::reset::reset;
 use crate::store::EventFilter;
 use crate::verdict::code::Code;
 
@@ -176,6 +178,61 @@ fn guests_that_have_its_secret_or_had_its_name_are_told() {
             .unwrap()
             .is_empty()
     );
+}
+
+/// With nothing but a retired key that was used, and no TPM state, a person decides whether there is
+/// to be a new TPM.
+#[test]
+fn a_guest_whose_used_key_is_retired_gets_a_new_tpm_only_where_a_person_says_so() {
+    let fixture = Fixture::new();
+    fixture.configure("[policy]\nauto_bind = \"a\"");
+    for by_bind in [true, false] {
+        let name = if by_bind { "vm1" } else { "vm2" };
+        let guest = fixture.guest_in_use(name);
+        let id = fixture.opening_row(&guest).unwrap();
+        fs::remove_file(fixture.state_file(&guest)).unwrap();
+        assert!(!fixture.is_allowed(&guest), "row 38");
+        unbind(&fixture.host, name).unwrap();
+        assert!(!fixture.is_allowed(&guest), "row 113");
+        if by_bind {
+            let remarks = bind(&fixture.host, name, None).unwrap().remarks;
+            assert_eq!(remarks, [BindRemark::UsedKeyRetired(id)]);
+        } else {
+            let done = reset(&fixture.host, name).unwrap();
+            assert!(done.changed && done.was_used && !done.has_key && !done.is_unbound);
+            assert!(!reset(&fixture.host, name).is_ok_and(|again| again.changed));
+        }
+        assert!(fixture.is_allowed(&guest), "{name}");
+        assert!(fixture.rows(&guest).iter().any(|row| row.key_ref.id == id));
+    }
+}
+
+/// Without `policy.auto_bind`, a reset alone does not start it.
+#[test]
+fn a_reset_of_a_guest_that_is_bound_to_no_provider_says_so() {
+    let fixture = Fixture::new();
+    fixture.guest_in_use("vm1");
+    unbind(&fixture.host, "vm1").unwrap();
+    let done = reset(&fixture.host, "vm1").unwrap();
+    assert!(done.changed && done.is_unbound);
+    // One that is bound has decided already.
+    let guest = fixture.guest_in_use("vm2");
+    unbind(&fixture.host, "vm2").unwrap();
+    bind(&fixture.host, "vm2", None).unwrap();
+    assert!(reset(&fixture.host, "vm2").is_err());
+    let rows = fixture.rows(&guest);
+    assert!(rows.iter().any(|row| row.key_ref.first_used_at.is_some()));
+    // Nor does a reset of a key in use touch the retired ones.
+    let guest = fixture.guest_in_use("vm3");
+    let old = fixture.opening_row(&guest).unwrap();
+    fixture.add_key(&guest, "a", &Dek::generate().unwrap());
+    retire(&fixture.host, old).unwrap();
+    assert!(reset(&fixture.host, "vm3").unwrap().changed);
+    let rows = fixture.rows(&guest);
+    let used = rows
+        .iter()
+        .filter(|row| row.key_ref.first_used_at.is_some());
+    assert_eq!(used.map(|row| row.key_ref.id).collect::<Vec<_>>(), [old]);
 }
 
 #[test]

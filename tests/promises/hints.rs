@@ -156,6 +156,7 @@ fn refusals(word: &str) -> Vec<Refusal> {
             domain: DomainUuid::parse(UUID).unwrap(),
         },
         Refusal::KeyMissingStateElsewhere(state_elsewhere()),
+        Refusal::UsedKeyRetired { key_ref },
         Refusal::Unmanaged,
         Refusal::KeyInMemoryOnly { retired: None },
         Refusal::KeyInMemoryOnly {

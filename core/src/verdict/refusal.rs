@@ -83,6 +83,12 @@ pub enum Refusal {
     },
     /// No key reference and no host secret, and a TPM state that the XML does not name.
     KeyMissingStateElsewhere(StateElsewhere),
+    /// No key reference and no TPM state, but a retired key that the guest has used: libvirt would
+    /// make a new, empty TPM.
+    UsedKeyRetired {
+        /// The retired row.
+        key_ref: KeyRefId,
+    },
     /// No key of the guest's own: its XML is a copy of another guest's, with that guest's key.
     KeyOfOriginal {
         /// That guest.
@@ -274,6 +280,7 @@ impl Refusal {
             | Self::KeyMissingNotDefined { .. }
             | Self::KeyOfRelatedGuest { .. }
             | Self::KeyMissingStateElsewhere(_)
+            | Self::UsedKeyRetired { .. }
             | Self::KeyOfOriginal { is_lost: false, .. }
             | Self::KeyInMemoryOnly { .. }
             | Self::Unmanaged => Code::KeyMissing,

@@ -45,6 +45,12 @@ impl Answer for Reset {
                 directory.display()
             ));
         }
+        if self.is_unbound {
+            notes.push(format!(
+                "its keys are retired, and it is bound to no provider; bind it: {}",
+                Command::KeyBind(self.guest.arg.clone(), Arg::NAME)
+            ));
+        }
         if self.copies_set_aside > 0 {
             let set_aside = match self.copies_set_aside {
                 1 => "the saved copy of its TPM state is".to_owned(),

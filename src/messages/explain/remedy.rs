@@ -50,11 +50,14 @@ pub(super) fn remedy(code: Code) -> String {
         Code::KeyMissing => format!(
             "For a new guest, bind it to a provider: {}; its key is created at the first start. \
              policy.auto_bind does this automatically. If the message names another guest, this \
-             may be that guest with a new UUID, or a copy of it: {}. If the guest is not defined in \
+             may be that guest with a new UUID, or a copy of it: {}. If it names a retired key of the \
+             guest, the TPM that it belongs to is gone: restore its state from a backup, and use the \
+             key again: {}. If the guest is not defined in \
              libvirt, as at the first boot of virt-install, define it first ({}): its UUID may \
              change at each attempt.",
             Command::KeyBind(Arg::DOMAIN, Arg::NAME),
             Command::KeyClone(Arg::OTHER, Arg::DOMAIN),
+            Command::KeyUse(Arg::ID),
             Command::VirshDefine(Arg::FILE)
         ),
         Code::KeyLost => format!(

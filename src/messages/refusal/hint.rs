@@ -67,6 +67,11 @@ pub(super) fn hint(named: Named<'_>, why: &Refusal) -> String {
             state_elsewhere(guest(), state),
             Command::Reset(guest())
         ),
+        Refusal::UsedKeyRetired { key_ref } => format!(
+            "restore the state from a backup, and use that key again: {}; or a new one, for a new \
+             TPM: {bind}",
+            Command::KeyUse((*key_ref).into())
+        ),
         Refusal::KeyOfOriginal { original, is_lost } => {
             let clone = Command::KeyClone((*original).into(), guest());
             let same = format!("give it the same key: {clone}");

@@ -228,10 +228,12 @@ impl<'a> Case<'a> {
         *self.facts.effective_state() == TpmState::Absent && !self.references.state_arrives
     }
 
-    /// A guest has run with one of the keys.
+    /// A guest has run with one of the keys. Those that are retired count only for a guest that is
+    /// bound to no provider: whoever bound it, or gave it another key, has decided against them.
     fn is_used(&self) -> bool {
-        let mut rows = self.references.key_refs.iter();
-        rows.any(|row| row.first_used_at.is_some())
+        let rows = &self.references.key_refs;
+        let is_retired = || rows.is_empty() && self.references.used_and_retired().is_some();
+        rows.iter().any(|row| row.first_used_at.is_some()) || is_retired()
     }
 
     /// The new TPM would take the place of one that a guest has used.
@@ -334,7 +336,9 @@ fn no_rows(case: &Case<'_>) -> Answer {
         _ if !case.would_be_a_new_tpm() => Verdict::deny(case.no_key_known()).into(),
         Some(name) => match &case.facts.elsewhere {
             None => Answer::AskElsewhere,
-            Some(found) if found.forbids_a_new_tpm(policy.transient_state) => {
+            Some(found)
+                if found.forbids_a_new_tpm(policy.transient_state) || case.refuses_new_tpm() =>
+            {
                 Verdict::deny(Refusal::KeyMissing).into()
             }
             Some(_) => placeholders::bind_and_make_key(case, name),

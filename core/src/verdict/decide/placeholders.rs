@@ -71,6 +71,7 @@ pub(super) fn bind_and_make_key(case: &Case<'_>, provider_name: &str) -> Answer 
         return Verdict::deny(refusal).into();
     }
     let mut verdict = Verdict::allow(Reason::NewKey);
+    verdict.findings.extend(case.used_tpm_replaced());
     verdict.repairs.push(Repair::BindProvider {
         key_ref: None,
         provider: owner.uuid,

@@ -39,6 +39,17 @@ impl References {
         keyed.map(KeyRef::generation).max()
     }
 
+    /// The newest of the keys that the guest has used and that are retired, where none in use takes
+    /// their place: there was a TPM, and its key is no longer used.
+    #[must_use]
+    pub fn used_and_retired(&self) -> Option<&KeyRef> {
+        let has_key = self.key_refs.iter().any(|row| row.wrapped_dek.is_some());
+        let mut retired: Vec<_> = self.retired.iter().collect();
+        retired.retain(|row| row.first_used_at.is_some() && !has_key);
+        let newest = |row: &&KeyRef| (row.generation(), row.id);
+        retired.into_iter().max_by_key(newest)
+    }
+
     /// Whether the guest has retired this key of its XML, whose DEK has this number; `retired` is what
     /// trying its retired rows gave. One that was chosen again has a higher generation than the row
     /// that was retired before.
@@ -65,8 +76,10 @@ impl References {
     /// for this start is not decided by the store.
     #[must_use]
     pub fn decides_as(&self, other: &Self) -> bool {
+        let decisive = |it: &Self| it.used_and_retired().map(|row| row.id);
         (&self.key_refs, &self.providers, &self.announced)
             == (&other.key_refs, &other.providers, &other.announced)
+            && decisive(self) == decisive(other)
     }
 }
 

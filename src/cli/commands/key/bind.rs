@@ -104,6 +104,11 @@ impl Bound {
                 let Words { message, hint } = refusal(self.guest.named(), why);
                 format!("{guest} would not start: {}: {message}; {hint}", why.code())
             }
+            BindRemark::UsedKeyRetired(id) => format!(
+                "the used key of {guest} (key reference {id}) is retired: if its TPM state is gone, \
+                 the next start makes a new, empty TPM; to use that key again: {}",
+                Command::KeyUse((*id).into())
+            ),
             BindRemark::FormerGuest(uuid) => format!(
                 "its secret or its name belongs to {uuid}, whose key was used and which libvirt no \
                  longer knows; if it is the same guest, take over its TPM: {}",

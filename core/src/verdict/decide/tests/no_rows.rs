@@ -6,10 +6,27 @@ use super::given::{
 };
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::verdict::Finding;
-use crate::verdict::facts::{Facts, HostSecret, Permission, Proof, StoreAccessError, TpmState};
+use crate::verdict::elsewhere::{
+    ElsewhereKind, OtherGuest, RelatedGuest, Relation, StateElsewhere,
+};
+use crate::verdict::facts::{
+    CopyReason, Facts, HostSecret, Permission, Proof, StoreAccessError, TpmState, TransientState,
+};
 use crate::verdict::refusal::Refusal;
 use HostSecret::Absent as NoSecret;
 use TpmState::{Absent, Encrypted};
+
+fn relative() -> RelatedGuest {
+    RelatedGuest {
+        domain: OtherGuest {
+            uuid: DomainUuid::random(),
+            name: Some("vm0".to_owned()),
+            is_defined: true,
+        },
+        by: Relation::Secret,
+        has_state: true,
+    }
+}
 
 /// Rows 54 and 55.
 #[test]
@@ -111,6 +128,84 @@ fn auto_bind_makes_a_key_for_a_guest_without_rows_and_state() {
     assert_eq!(verdict(&facts.clone().arriving()), "deny VG202");
     assert_eq!(verdict(&facts.kek_sealed('A')), "deny VG104");
     assert_eq!(verdict(&auto(guest())), "deny VG101");
+}
+
+/// Rows 113 and 114.
+#[test]
+fn a_used_key_that_is_retired_is_no_reason_for_a_new_tpm_unasked() {
+    let auto = |facts: Facts| facts.policy(|policy| policy.auto_bind = Some("a".to_owned()));
+    let retired = |row: Row| guest().provider("a", 1, 'A').retired(row);
+    let used = |id| opens(id, "a", 1, 'A', 0).used();
+    let names = |id| Refusal::UsedKeyRetired {
+        key_ref: KeyRefId(id),
+    };
+    let without = retired(used(7));
+    for facts in [without.clone(), auto(without.clone())] {
+        assert_eq!(verdict(&facts), "deny VG201");
+        assert_eq!(refusal(&facts), names(7));
+        // Until everything was looked for, it is a key that is missing.
+        let mut unasked = facts;
+        unasked.elsewhere = None;
+        assert_eq!(verdict(&unasked), "look elsewhere");
+    }
+    // The newest of several; whether its provider is here does not matter.
+    let several = auto(retired(used(7)))
+        .retired(keyless(8, "gone", 9, 'Z').used().of_generation(2))
+        .retired(used(9));
+    assert_eq!(refusal(&several), names(8));
+
+    // What another guest has in common says less, a state of its own says more.
+    let related = auto(without.clone()).elsewhere(|found| found.relative = Some(relative()));
+    assert_eq!(refusal(&related), names(7));
+    let state = StateElsewhere {
+        path: "/there".into(),
+        wanted: "/here".into(),
+        kind: ElsewhereKind::LastSeen,
+    };
+    let moved = auto(without.clone()).elsewhere(|found| found.state = Some(state.clone()));
+    assert_eq!(refusal(&moved), Refusal::KeyMissingStateElsewhere(state));
+
+    // A key that was never used has no TPM.
+    let made = "allow NewKey; bind-provider new to a; create-key new; provide the new key";
+    let unused = auto(retired(opens(7, "a", 1, 'A', 0)));
+    assert_eq!(verdict(&unused), made);
+    assert_eq!(findings(&unused), []);
+    // An administrator has bound it again.
+    let bound = auto(without.clone()).row(placeholder(9, "a", 1));
+    assert_eq!(
+        verdict(&bound),
+        "allow NewKey; create-key 9; provide the new key"
+    );
+    // A copy is its TPM.
+    let copied = auto(retired(used(7).proven())).with_saved(CopyReason::Release);
+    assert_eq!(
+        refusal(&copied),
+        Refusal::KeyRetired {
+            key_ref: KeyRefId(7)
+        }
+    );
+}
+
+/// Row 114.
+#[test]
+fn a_policy_that_allows_a_new_tpm_allows_it_also_where_the_used_key_is_retired() {
+    let retired = guest()
+        .provider("a", 1, 'A')
+        .retired(opens(7, "a", 1, 'A', 0).used())
+        .policy(|policy| policy.auto_bind = Some("a".to_owned()));
+    let made = "allow NewKey; bind-provider new to a; create-key new; provide the new key";
+    let allowed = retired
+        .clone()
+        .policy(|policy| policy.missing_state = Permission::Allow);
+    assert_eq!(verdict(&allowed), made);
+    assert_eq!(findings(&allowed), [Finding::NewTpmAllowed]);
+    assert_eq!(verdict(&allowed.with_unreadable_copy()), "deny VG205");
+    let fresh =
+        |facts: Facts| facts.policy(|policy| policy.transient_state = TransientState::Fresh);
+    assert_eq!(verdict(&fresh(retired.clone())), "deny VG201");
+    let ended = fresh(retired.ended_normally());
+    assert_eq!(verdict(&ended), made);
+    assert_eq!(findings(&ended), [Finding::FreshTpm]);
 }
 
 /// Rows 61, 62 and 84.

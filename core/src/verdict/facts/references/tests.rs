@@ -58,6 +58,16 @@ fn what_the_store_says_decides_alike_while_rows_providers_and_announcement_stay(
         }],
         ..seen.clone()
     };
+    let used = KeyRef {
+        first_used_at: Some(Timestamp(2)),
+        ..row()
+    };
+    let retired = |row: KeyRef| References {
+        retired: vec![row],
+        ..References::default()
+    };
+    assert!(retired(row()).decides_as(&References::default()));
+    assert!(!retired(used).decides_as(&References::default()));
     for other in [other_rows, announced, other_providers] {
         assert!(!other.decides_as(&seen), "{other:?}");
     }

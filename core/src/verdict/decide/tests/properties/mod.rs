@@ -21,7 +21,9 @@ use crate::ids::ProviderUuid;
 use crate::key::id::KeyId;
 use crate::verdict::code::Code;
 use crate::verdict::elsewhere::Elsewhere;
-use crate::verdict::facts::{KekState, KeyRef, KeySource, Proof, Provider, TpmState, Trial};
+use crate::verdict::facts::{
+    KekState, KeyRef, KeySource, Permission, Proof, Provider, TpmState, Trial,
+};
 use crate::verdict::repair::{KeyOrigin, Repair};
 use crate::verdict::{Answer, Decision, Over, Reason, Verdict};
 
@@ -228,6 +230,12 @@ proptest! {
         let forbids = |found: &Elsewhere| found.forbids_a_new_tpm(transient_state);
         let forbids = world.elsewhere.as_ref().is_some_and(forbids);
         prop_assert!(!(bound && forbids), "a guest that may be another one was bound by itself");
+        let may_be_new = world.policy.missing_state == Permission::Allow
+            || world.facts().starts_with_new_tpm();
+        let had_one = world.retired.iter().any(|row| {
+            row.first_used_at.is_some() && row.wrapped_dek.is_some()
+        });
+        prop_assert!(!bound || may_be_new || !had_one, "a TPM was given up unasked");
         for kek in made {
             prop_assert!(world.would_make_a_new_tpm());
             prop_assert!(world.keys_of_its_own().is_empty(), "the XML says that it has a TPM");
