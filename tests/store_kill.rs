@@ -79,6 +79,7 @@ fn child_makes_keys() {
         key_id: KeyId::from_bytes([1; KeyId::LEN]),
         key_version: 1,
         is_default: true,
+        exported_at: None,
     };
     match store.create_provider(&provider, &[], Timestamp::now()) {
         Ok(()) | Err(StoreError::NameTaken(_)) => {}

@@ -65,6 +65,7 @@ pub(crate) fn create(
         key_id: kek.key_id(),
         key_version: 1,
         is_default: default || providers.is_empty(),
+        exported_at: None,
     };
     if let Err(error) = store.create_provider(&new, &slots, Timestamp::now()) {
         // The first error is the one to report; nothing was ever wrapped with this key.

@@ -9,7 +9,7 @@ use super::fleet;
 use super::host::{Host, default_deadline};
 use super::provider_list::SealState;
 use super::provider_name::BadName;
-use super::providers::{ProviderError, ProviderRef, ProvidersLock, check_name};
+use super::providers::{ProviderError, ProvidersLock, check_name};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, ProviderUuid};
 use crate::key::id::KeyId;
@@ -96,9 +96,9 @@ pub(crate) enum ImportError {
     /// A provider has the name and the key, and that opens.
     #[error("already here")]
     AlreadyHere(String),
-    /// That provider has the key under another name.
+    /// This provider has the key under another name.
     #[error("another name")]
-    KeyHasProvider(PathBuf, KeyId, ProviderRef),
+    KeyHasProvider(PathBuf, Provider),
     /// A provider has the name, with another key.
     #[error("another key")]
     NameHasKey {
@@ -126,16 +126,13 @@ pub(crate) fn import(
     let kek = import.file.open(import.passphrase);
     let kek = kek.map_err(|error| ImportError::File(import.path.to_owned(), error))?;
     let name = import.name.unwrap_or(&header.provider);
-    check_name(name).map_err(|error| match error {
-        ProviderError::BadName(name, why) => ImportError::BadName(import.path.into(), name, why),
-        error => error.into(),
-    })?;
     let keyring = host.keyring();
-    let (store, action, made) = if import.dry_run {
+    let (store, action, name, made) = if import.dry_run {
         let store = host.store(Access::Read)?;
         let providers = store.as_ref().map_or(Ok(Vec::new()), Store::providers)?;
-        let plan = plan(host, import, &providers, name, store.as_ref())?;
-        (store, plan.0, None)
+        let (action, known) = plan(host, import, &providers, name, store.as_ref())?;
+        let name = known.map_or(name, |known| &known.name).to_owned();
+        (store, action, name, None)
     } else {
         let mut store = host.store(Access::Create)?.ok_or(StoreError::Missing)?;
         let _exclusive = ProvidersLock::acquire(host)?;
@@ -144,21 +141,27 @@ pub(crate) fn import(
         // The key before the row that needs it: a kill in between leaves a key that nobody needs.
         let stored = keyring.store(&kek, import.weaker, default_deadline())?;
         let uuid = match known {
-            Some(known) => known.uuid,
+            Some(known) => {
+                if known.exported_at.is_none() {
+                    store.mark_exported(known.uuid, known.key_id, header.created)?;
+                }
+                known.uuid
+            }
             None if action == ImportAction::NextKey => {
                 let kept = fleet::kept_name(name, header.key_id);
                 create(host, &mut store, header, &kept, false)?
             }
             None => create(host, &mut store, header, name, providers.is_empty())?,
         };
-        (Some(store), action, Some((uuid, stored)))
+        let name = known.map_or(name, |known| &known.name).to_owned();
+        (Some(store), action, name, Some((uuid, stored)))
     };
     let (opens, does_not_open) = opened_by(&kek, store.as_ref())?;
     let (uuid, stored) = made.unzip();
     Ok(ImportedProvider {
         action,
         uuid,
-        name: name.to_owned(),
+        name,
         key_id: header.key_id,
         key_version: header.key_version,
         opens,
@@ -180,19 +183,29 @@ fn plan<'a>(
     let (path, key_id) = (import.path.to_owned(), import.file.header().key_id);
     let named = providers.iter().find(|provider| provider.name == name);
     let same_key = providers.iter().find(|provider| provider.key_id == key_id);
-    match (named, same_key) {
-        (Some(known), _) if known.key_id == key_id => {
-            match host.keyring().open(key_id, default_deadline()) {
-                Ok(_) if import.dry_run => Ok((ImportAction::None, Some(known))),
-                Ok(_) => Err(ImportError::AlreadyHere(name.to_owned())),
-                Err(_) => Ok((ImportAction::OpenAgain, Some(known))),
+    let other_name = |known: &Provider| ImportError::KeyHasProvider(path.clone(), known.clone());
+    let known = match (named, same_key) {
+        (Some(known), _) if known.key_id == key_id => Some(known),
+        // It has another name by now, which nobody but the file says that it should not have.
+        (_, Some(known)) if import.name.is_none() || is_key_of(known, name) => Some(known),
+        (_, Some(known)) => return Err(other_name(known)),
+        (_, None) => None,
+    };
+    if let Some(known) = known {
+        return match host.keyring().open(key_id, default_deadline()) {
+            Ok(_) if import.dry_run => Ok((ImportAction::None, Some(known))),
+            Ok(_) if known.name == name || is_key_of(known, name) => {
+                Err(ImportError::AlreadyHere(known.name.clone()))
             }
-        }
-        (_, Some(other)) => Err(ImportError::KeyHasProvider(path, key_id, other.into())),
-        (Some(known), None) if fleet::is_next_key(host, store, known.key_id, key_id)? => {
+            Ok(_) => Err(other_name(known)),
+            Err(_) => Ok((ImportAction::OpenAgain, Some(known))),
+        };
+    }
+    match named {
+        Some(known) if fleet::is_next_key(host, store, known.key_id, key_id)? => {
             Ok((ImportAction::NextKey, None))
         }
-        (Some(known), None) => Err(ImportError::NameHasKey {
+        Some(known) => Err(ImportError::NameHasKey {
             path,
             name: name.to_owned(),
             here: known.key_id,
@@ -203,8 +216,18 @@ fn plan<'a>(
                 .flatten()
                 .is_some(),
         }),
-        (None, None) => Ok((ImportAction::Create, None)),
+        None => match check_name(name) {
+            Ok(()) => Ok((ImportAction::Create, None)),
+            Err(ProviderError::BadName(name, why)) => Err(ImportError::BadName(path, name, why)),
+            Err(error) => Err(error.into()),
+        },
     }
+}
+
+/// Whether this is a key of the provider with that name: a previous one, or one that other hosts of
+/// the fleet announced for it.
+fn is_key_of(known: &Provider, name: &str) -> bool {
+    [known.previous_key_of(), known.announced_as()].contains(&Some(name))
 }
 
 /// Makes the provider's row; its key is stored.
@@ -221,14 +244,14 @@ fn create(
         key_id: header.key_id,
         key_version: header.key_version,
         is_default,
+        // The file that it came from is its export.
+        exported_at: Some(header.created),
     };
     if let Err(error) = store.create_provider(&new, &[], Timestamp::now()) {
         // The first error is the one to report; no other provider has this key.
         let _ = host.keyring().remove(new.key_id);
         return Err(error.into());
     }
-    // The file that it came from is its export.
-    store.mark_exported(new.uuid, new.key_id, header.created)?;
     Ok(new.uuid)
 }
 

@@ -55,6 +55,14 @@ pub(crate) enum ProviderError {
         /// Whether that provider still exists.
         owner_exists: bool,
     },
+    /// Other hosts of the fleet announced it for the provider of that name: it wraps no new key, until
+    /// it is accepted.
+    #[error("an announced key")]
+    AnnouncedKey {
+        provider: ProviderRef,
+        /// The name of that provider.
+        owner: String,
+    },
     /// It cannot have this name.
     #[error("bad name")]
     BadName(String, BadName),
@@ -109,8 +117,14 @@ impl Host {
     }
 }
 
-/// Refuses a previous key of a provider.
+/// Refuses a previous key of a provider, and one that was only announced.
 pub(crate) fn refuse_previous_key(store: &Store, provider: &Provider) -> Result<(), ProviderError> {
+    if let Some(owner) = provider.announced_as() {
+        return Err(ProviderError::AnnouncedKey {
+            provider: provider.into(),
+            owner: owner.to_owned(),
+        });
+    }
     let Some(owner) = provider.previous_key_of() else {
         return Ok(());
     };

@@ -25,6 +25,8 @@ pub struct NewProvider {
     pub key_version: i64,
     /// Whether it becomes the default.
     pub is_default: bool,
+    /// When its key was exported, if it comes from a recovery file.
+    pub exported_at: Option<Timestamp>,
 }
 
 impl Store {
@@ -71,7 +73,7 @@ impl Store {
             key_id: provider.key_id,
             key_version: provider.key_version,
             is_default: false,
-            exported_at: None,
+            exported_at: provider.exported_at,
             created_at: now,
             kms: KmsSlots::default(),
         };

@@ -108,6 +108,7 @@ pub(super) fn make_provider(store: &mut Store, name: &str, key: u8) -> Provider 
         key_id: key_id(key),
         key_version: 1,
         is_default: false,
+        exported_at: None,
     };
     store.create_provider(&new, &[], NOW).unwrap();
     store.provider(name).unwrap()

@@ -81,6 +81,7 @@ fn of_two_providers_with_its_key_the_named_one_gets_the_guest() {
             key_id,
             key_version: 1,
             is_default: false,
+            exported_at: None,
         };
         host.store()
             .create_provider(&twin, &[], Timestamp::now())

@@ -240,6 +240,7 @@ fn a_key_that_another_provider_has_too_is_kept() {
         key_id,
         key_version: 1,
         is_default: false,
+        exported_at: None,
     };
     host.store()
         .create_provider(&twin, &[], Timestamp::now())

@@ -164,6 +164,45 @@ fn a_key_that_is_here_under_another_name_is_refused() {
 }
 
 #[test]
+fn a_key_that_was_rotated_away_or_announced_is_restored_by_its_file() {
+    let host = Host::new();
+    let (file, passphrase) = vector(&host, "opens.toml");
+    let import = [
+        "provider",
+        "import",
+        &file,
+        "--passphrase-file",
+        &passphrase,
+    ];
+    let key_id = host.json(&import)["key_id"].as_str().unwrap().to_owned();
+    let short = &key_id[..8];
+    for name in [format!("nkp-a/{short}"), format!("fleet/nkp-a/{short}")] {
+        let store = rusqlite::Connection::open(host.state_dir().join("store.db")).unwrap();
+        store
+            .execute("UPDATE key_provider SET name = ?1", [&name])
+            .unwrap();
+        drop(store);
+        host.run(&[&import[..], &["--dry-run"]].concat()).succeeds();
+        host.run(&import).ends_with(1).saying("nothing to import");
+        fs::remove_file(host.state_dir().join("keys").join(&key_id)).unwrap();
+        let restored = host.json(&import);
+        assert_eq!(
+            (&restored["action"], &restored["name"]),
+            (&"open-again".into(), &name.clone().into())
+        );
+    }
+    // It is not to be called something else, but to be accepted.
+    let renamed = [&import[..], &["--name", "other"]].concat();
+    host.run(&renamed)
+        .ends_with(1)
+        .saying("vtpm-guard provider accept nkp-a");
+    let announced = format!("fleet/nkp-a/{short}");
+    host.run(&["provider", "set-default", &announced])
+        .ends_with(1)
+        .saying("vtpm-guard provider accept nkp-a");
+}
+
+#[test]
 fn a_file_that_cannot_be_used_says_why_and_changes_nothing() {
     let mut sentences = Vec::new();
     for (name, words) in [

@@ -346,6 +346,7 @@ fn a_rotation_of_the_fleet_that_nobody_has_finished_is_reported() {
         key_id: next,
         key_version: 2,
         is_default: false,
+        exported_at: None,
     };
     store.create_provider(&kept, &[], now).unwrap();
     let host = store.join_fleet("host1", now).unwrap();

@@ -103,6 +103,7 @@ impl Fixture {
             key_id: kek.key_id(),
             key_version: 1,
             is_default: name == "a",
+            exported_at: None,
         };
         self.store()
             .create_provider(&new, &[], Timestamp::now())
@@ -168,6 +169,7 @@ impl Fixture {
             key_id: found.key_id,
             key_version: found.key_version,
             is_default: true,
+            exported_at: None,
         };
         store.create_provider(&new, &[], Timestamp::now()).unwrap();
     }

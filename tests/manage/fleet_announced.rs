@@ -200,6 +200,7 @@ fn a_key_that_another_provider_of_this_host_has_is_not_renamed() {
         key_id: kek.key_id(),
         key_version: 1,
         is_default: false,
+        exported_at: None,
     };
     two.store()
         .create_provider(&own, &[], Timestamp::now())

@@ -38,6 +38,7 @@ fn opens(fixture: &Fixture) -> Kek {
         key_id: kek.key_id(),
         key_version: 1,
         is_default: false,
+        exported_at: None,
     };
     let created = fixture.store().create_provider(&new, &[], Timestamp::now());
     created.unwrap();
@@ -99,6 +100,7 @@ fn a_key_that_does_not_open_here_is_not_followed() {
             key_id: nowhere.key_id(),
             key_version: 1,
             is_default: false,
+            exported_at: None,
         },
         &[],
         Timestamp::now(),

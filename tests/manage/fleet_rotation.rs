@@ -58,6 +58,7 @@ pub(super) fn bring(from: &Fixture, next: &Provider, to: &Fixture) {
         key_id: next.key_id,
         key_version: 1,
         is_default: false,
+        exported_at: None,
     };
     to.store()
         .create_provider(&new, &[], Timestamp::now())
@@ -255,6 +256,7 @@ fn only_a_key_that_was_announced_as_the_next_one_and_is_here_is_taken_for_it() {
         key_id: announced.key_id(),
         key_version: 1,
         is_default: false,
+        exported_at: None,
     };
     one.store()
         .create_provider(&kept, &[], Timestamp::now())

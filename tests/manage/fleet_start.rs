@@ -597,6 +597,7 @@ fn the_doctor_says_what_is_wrong_with_the_exchange() {
         key_id: key_id(),
         key_version: 1,
         is_default: false,
+        exported_at: None,
     };
     let now = Timestamp::now();
     store.create_provider(&announced, &[], now).unwrap();

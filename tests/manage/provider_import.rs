@@ -10,6 +10,7 @@ use crate::fleet::claim::{Claim, Signed, SuccessorClaim};
 use crate::ids::{ProviderUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::keyring::WeakerSeal;
+use crate::manage::fleet::kept_name;
 use crate::manage::host::{HostError, default_deadline};
 use crate::manage::provider_import::{
     ImportAction, ImportError, ImportProvider, ImportedProvider, import,
@@ -18,6 +19,7 @@ use crate::manage::provider_name::BadName;
 use crate::manage::providers::ProviderError;
 use crate::recovery::file::{RecoveryError, RecoveryFile};
 use crate::store::{KnownFact, NewProvider};
+use crate::verdict::facts::Provider;
 
 /// Imports the recovery file of the test vectors.
 fn imported_as(
@@ -60,6 +62,7 @@ fn with_its_key(fixture: &Fixture, name: &str) {
         key_id: kek.key_id(),
         key_version: 1,
         is_default: false,
+        exported_at: None,
     };
     let mut store = fixture.store();
     store.create_provider(&new, &[], Timestamp::now()).unwrap();
@@ -117,9 +120,59 @@ fn a_key_that_does_not_open_any_more_is_restored_in_its_place() {
         (done.action, done.opens.key_refs),
         (ImportAction::OpenAgain, 0)
     );
-    assert_eq!(fixture.provider(PROVIDER), before);
+    // Nothing but that it is in that file, which nobody had told the store.
+    let after = fixture.provider(PROVIDER);
+    assert!(before.exported_at.is_none() && after.exported_at.is_some());
+    let exported_at = after.exported_at;
+    assert_eq!(
+        after,
+        Provider {
+            exported_at,
+            ..before.clone()
+        }
+    );
     let keyring = fixture.host.keyring();
     assert!(keyring.open(before.key_id, default_deadline()).is_ok());
+}
+
+/// Whatever its row is called: a previous key of the provider, or one that other hosts announced.
+#[test]
+fn a_previous_or_announced_key_that_does_not_open_any_more_is_restored_in_its_place() {
+    let key_id = recovery::kek().key_id();
+    let previous = format!("{PROVIDER}/{}", key_id.short());
+    let of_another = format!("other/{}", key_id.short());
+    for name in [&previous, &kept_name(PROVIDER, key_id), &of_another] {
+        let fixture = Fixture::new();
+        with_its_key(&fixture, name);
+        // The name is taken, by a later key.
+        fixture.make_provider(PROVIDER);
+        let uuid = fixture.provider(name).uuid;
+        assert_eq!(dry_run(&fixture).unwrap().action, ImportAction::None);
+        let here = imported(&fixture).unwrap_err();
+        let is_called = if name == &of_another {
+            matches!(&here, ImportError::KeyHasProvider(_, it) if it.name == *name)
+        } else {
+            matches!(&here, ImportError::AlreadyHere(it) if it == name)
+        };
+        assert!(is_called, "{here:?}");
+
+        for wanted in [None, Some(name.as_str())] {
+            fixture.lose_key(name);
+            let would = imported_as(&fixture, wanted, PASSPHRASE, true).unwrap();
+            assert_eq!((would.action, &would.name), (ImportAction::OpenAgain, name));
+            let done = imported_as(&fixture, wanted, PASSPHRASE, false).unwrap();
+            assert_eq!((done.action, &done.name), (ImportAction::OpenAgain, name));
+            assert_eq!(fixture.provider(name).uuid, uuid);
+            let keyring = fixture.host.keyring();
+            assert!(keyring.open(key_id, default_deadline()).is_ok());
+        }
+        // Nobody asked for that name.
+        let other_name = imported_as(&fixture, Some("third"), PASSPHRASE, false).unwrap_err();
+        assert!(
+            matches!(&other_name, ImportError::KeyHasProvider(_, it) if it.name == *name),
+            "{other_name:?}"
+        );
+    }
 }
 
 #[test]
@@ -153,7 +206,7 @@ fn a_provider_that_is_here_is_not_imported() {
     assert_eq!(dry_run(&fixture).unwrap().action, ImportAction::None);
     let other_name = imported_as(&fixture, Some("other"), PASSPHRASE, false).unwrap_err();
     assert!(
-        matches!(&other_name, ImportError::KeyHasProvider(_, _, it) if it.name == PROVIDER),
+        matches!(&other_name, ImportError::KeyHasProvider(_, it) if it.name == PROVIDER),
         "{other_name:?}"
     );
 }
@@ -197,6 +250,10 @@ fn a_wrong_passphrase_and_a_keyring_that_fails_change_nothing() {
     assert!(fixture.store().provider(PROVIDER).is_err());
 }
 
+fn is_here(fixture: &Fixture) -> bool {
+    fixture.store().provider(PROVIDER).is_ok()
+}
+
 #[test]
 fn a_kill_leaves_no_provider_without_its_key() {
     kill::everywhere(
@@ -210,6 +267,8 @@ fn a_kill_leaves_no_provider_without_its_key() {
             let provider = fixture.store().provider(PROVIDER);
             let keyring = fixture.host.keyring();
             assert!(provider.is_err() || keyring.seal(recovery::kek().key_id()).is_ok());
+            // Nor is it one that no recovery file is known of.
+            assert!(provider.is_ok_and(|it| it.exported_at.is_some()) || !is_here(fixture));
         },
         |fixture| assert!(fixture.would_start(&fixture.defined("vm1"))),
     );
@@ -253,4 +312,16 @@ fn a_key_that_follows_the_present_one_in_the_fleet_is_kept_as_the_next_one() {
         .unwrap();
     assert_eq!((kept.announced_as(), kept.is_default), (Some("a"), false));
     assert!(keyring.open(done.key_id, default_deadline()).is_ok());
+
+    // Once more it is there, until it does not open any more.
+    let again = imported_as(&fixture, Some("a"), PASSPHRASE, false).unwrap_err();
+    assert!(
+        matches!(&again, ImportError::AlreadyHere(name) if *name == kept.name),
+        "{again:?}"
+    );
+    fixture.lose_key(&kept.name);
+    let restored = imported_as(&fixture, Some("a"), PASSPHRASE, false).unwrap();
+    assert_eq!(restored.action, ImportAction::OpenAgain);
+    assert!(keyring.open(done.key_id, default_deadline()).is_ok());
+    assert_eq!(fixture.store().providers().unwrap(), providers);
 }

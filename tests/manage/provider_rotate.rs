@@ -297,6 +297,7 @@ fn make_twin(fixture: &Fixture) {
         key_id: fixture.provider("a").key_id,
         key_version: 1,
         is_default: false,
+        exported_at: None,
     };
     let mut store = fixture.store();
     store.create_provider(&twin, &[], Timestamp::now()).unwrap();

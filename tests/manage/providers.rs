@@ -5,6 +5,7 @@ use std::fs;
 use super::fixture::{Fixture, a_provider};
 use super::kill;
 use crate::keyring::{KeyringError, Resealed, Seal, WeakerSeal};
+use crate::manage::fleet::kept_name;
 use crate::manage::host::{HostError, default_deadline};
 use crate::manage::provider_create::{CreatedProvider, create, set_default};
 use crate::manage::provider_list::{ListedProvider, SealState, list, show};
@@ -129,8 +130,19 @@ fn one_provider_is_the_default_and_no_previous_key() {
         set_default(&fixture.host, previous),
         Err(ProviderError::PreviousKey { owner, owner_exists: true, .. }) if owner == "b"
     ));
+    // Nor is one that other hosts announced for it: that has to be accepted.
+    let announced = kept_name("b", fixture.provider("b").key_id);
+    fixture.sql(&format!(
+        "UPDATE key_provider SET name = '{announced}' WHERE name = 'b'"
+    ));
+    assert!(matches!(
+        set_default(&fixture.host, &announced),
+        Err(ProviderError::AnnouncedKey { owner, .. }) if owner == "b"
+    ));
     // Another tool has removed the provider alone.
-    fixture.sql("DELETE FROM key_provider WHERE name = 'b'");
+    fixture.sql(&format!(
+        "DELETE FROM key_provider WHERE name = '{announced}'"
+    ));
     assert!(matches!(
         set_default(&fixture.host, previous),
         Err(ProviderError::PreviousKey {

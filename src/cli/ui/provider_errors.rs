@@ -25,6 +25,12 @@ impl From<ProviderError> for CommandError {
                 quoted(&provider.name)
             ))
             .with_hint("manually remove the file named after the key ID"),
+            ProviderError::AnnouncedKey { provider, owner } => Self::refused(format!(
+                "provider {} is a key that other hosts of the fleet announced for provider {}",
+                quoted(&provider.name),
+                quoted(&owner)
+            ))
+            .with_hint(accept(&owner)),
             ProviderError::PreviousKey {
                 provider,
                 owner,
@@ -47,6 +53,14 @@ impl From<ProviderError> for CommandError {
             }
         }
     }
+}
+
+/// How an announced key comes to wrap new keys.
+pub(crate) fn accept(owner: &str) -> String {
+    format!(
+        "to let it wrap new keys here: {}",
+        Command::ProviderAccept(Arg::provider_named(owner))
+    )
 }
 
 /// What is wrong with a name for a provider.

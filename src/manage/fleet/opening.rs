@@ -248,6 +248,7 @@ fn keep(
         key_id: kek.key_id(),
         key_version: 1,
         is_default: false,
+        exported_at: None,
     };
     let slot = Slot {
         verified_at: Some(now),

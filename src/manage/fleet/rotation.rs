@@ -205,6 +205,7 @@ fn announce(
         key_id: new.key_id(),
         key_version: provider.key_version + 1,
         is_default: false,
+        exported_at: None,
     };
     store.set_deadline(default_deadline())?;
     store.create_provider(&row, &slots, now)?;

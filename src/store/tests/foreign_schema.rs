@@ -188,6 +188,7 @@ fn key_references_are_never_deleted_with_their_provider() {
         key_id: key_id(2),
         key_version: 1,
         is_default: false,
+        exported_at: None,
     };
     let refused = store.create_provider(&new, &[], NOW);
     assert!(

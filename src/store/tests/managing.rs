@@ -39,6 +39,7 @@ fn a_name_belongs_to_one_provider() {
         key_id: key_id(3),
         key_version: 1,
         is_default: false,
+        exported_at: None,
     };
     assert!(matches!(
         store.create_provider(&new, &[], NOW),

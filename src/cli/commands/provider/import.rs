@@ -128,16 +128,23 @@ impl From<ImportError> for CommandError {
                  import",
                 quoted(&name)
             )),
-            ImportError::KeyHasProvider(path, key_id, provider) => Self::refused(format!(
+            ImportError::KeyHasProvider(path, provider) => Self::refused(format!(
                 "the file's key {} is already on this host, as provider {}: a second one would be \
                  ambiguous",
-                key_id.short(),
+                provider.key_id.short(),
                 quoted(&provider.name)
             ))
             .with_hint(format!(
-                "if its key does not open any more: {}; to change its name: {}",
-                Command::ProviderImportAs(Arg::file(&path), provider.arg()),
-                Command::ProviderRename(provider.arg(), Arg::NEW)
+                "if its key does not open any more: {}; {}",
+                Command::ProviderImport(Arg::file(&path)),
+                match provider.announced_as() {
+                    // Under a name of its own it would be the next key of no provider any more.
+                    Some(owner) => provider_errors::accept(owner),
+                    None => format!(
+                        "to change its name: {}",
+                        Command::ProviderRename(Arg::provider(&provider), Arg::NEW)
+                    ),
+                }
             )),
             ImportError::NameHasKey {
                 path,

@@ -102,6 +102,7 @@ impl Host {
             key_id: kek(&bytes).key_id(),
             key_version: 1,
             is_default: false,
+            exported_at: None,
         };
         self.store.create_provider(&new, &[], Timestamp(1)).unwrap();
         self.keks.push(bytes);
