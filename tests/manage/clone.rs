@@ -64,6 +64,28 @@ fn a_copied_state_gets_its_key_once() {
     ));
 }
 
+/// VG202 names its key, whatever became of its vTPM.
+#[test]
+fn an_original_that_has_no_vtpm_any_more_gives_its_key_all_the_same() {
+    let passthrough = "<tpm model='tpm-crb'><backend type='passthrough'/></tpm>";
+    for tpm in ["", passthrough, "<tpm"] {
+        let fixture = Fixture::new();
+        let (original, copy) = pair(&fixture);
+        let (name, uuid) = (&original.name, original.uuid);
+        // Some of it cannot be read, nor be defined.
+        let definition = fixture.libvirt.dirs().definitions().join("vm1.xml");
+        let xml = format!(
+            "<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid><devices>{tpm}</devices></domain>"
+        );
+        fs::write(definition, xml).unwrap();
+        assert!(!fixture.would_start(&copy));
+        let done = cloned(&fixture).unwrap();
+        assert_eq!(done.action, CloneAction::Copied, "{tpm}");
+        assert!(done.original.is_defined() && done.shared_secret.is_none());
+        assert!(fixture.would_start(&copy), "{tpm}");
+    }
+}
+
 #[test]
 fn a_clone_without_a_state_is_bound_as_its_original_is() {
     let fixture = Fixture::new();

@@ -18,7 +18,7 @@ use self::original::FoundState;
 use super::guests::GuestRef;
 use super::host::{BrokenConfig, Host, HostError, default_deadline};
 use super::providers::ProviderRef;
-use super::stopped_guest::DefinedGuest;
+use super::stopped_guest::{DefinedGuest, StoppedError};
 use crate::clock::Timestamp;
 use crate::guard::Guard;
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
@@ -130,8 +130,13 @@ fn find_original(
     if let Some(guest) = host.pick(text, &guests)?
         && guest.uuid != clone.uuid()
     {
-        let guest = DefinedGuest::read(guest.clone())?;
-        return Ok(Original::Defined(guest.reference(), guest.vtpm.secret_uuid));
+        // Its keys are what the clone needs. It may have given up its vTPM since.
+        let secret = match DefinedGuest::read(guest.clone()) {
+            Ok(guest) => guest.vtpm.secret_uuid,
+            Err(StoppedError::NoEmulatedTpm(_) | StoppedError::UnreadableXml(..)) => None,
+            Err(error) => return Err(error.into()),
+        };
+        return Ok(Original::Defined(guest.into(), secret));
     }
     let uuid = if let Ok(uuid) = DomainUuid::parse(text) {
         Some(uuid)
