@@ -21,6 +21,8 @@ pub(crate) struct Unbound {
     pub(crate) placeholders: usize,
     /// How many keys were retired.
     pub(crate) retired: usize,
+    /// Whether it was bound to a provider, or had a key in use.
+    pub(crate) changed: bool,
     /// Whether its XML has keys of its that `sync` did not write, and so does not remove.
     pub(crate) left_in_xml: bool,
 }
@@ -80,7 +82,9 @@ pub(crate) fn unbind(host: &Host, text: &str) -> Result<Unbound, KeyRefError> {
         return Err(KeyRefError::None(guest));
     };
     let counts = store.unbind(guest.uuid, Timestamp::now())?;
-    if counts.placeholders + counts.retired == 0 {
+    let changed = counts.placeholders + counts.retired > 0;
+    // Those that are there are retired.
+    if !changed && store.all_key_refs(Some(guest.uuid), true)?.is_empty() {
         return Err(KeyRefError::None(guest));
     }
     let written = store.written_keys()?.remove(&guest.uuid);
@@ -94,6 +98,7 @@ pub(crate) fn unbind(host: &Host, text: &str) -> Result<Unbound, KeyRefError> {
         guest,
         placeholders: counts.placeholders,
         retired: counts.retired,
+        changed,
     })
 }
 

@@ -20,8 +20,18 @@ fn unbind_deletes_placeholders_and_retires_keys() {
     ));
     let unbound = unbind(&fixture.host, "vm1").unwrap();
     assert_eq!((unbound.placeholders, unbound.retired), (1, 1));
-    assert_eq!(fixture.rows(&guest).len(), 1, "the key is kept");
-    let none = unbind(&fixture.host, "vm1").unwrap_err();
+    assert!(unbound.changed);
+    let rows = fixture.rows(&guest);
+    assert_eq!(rows.len(), 1, "the key is kept");
+    // As with the other commands of key references, what is so already is no error.
+    let again = unbind(&fixture.host, "vm1").unwrap();
+    assert_eq!(
+        (again.placeholders, again.retired, again.changed),
+        (0, 0, false)
+    );
+    assert_eq!(fixture.rows(&guest), rows);
+    fixture.define("vm2");
+    let none = unbind(&fixture.host, "vm2").unwrap_err();
     assert!(matches!(none, KeyRefError::None(_)), "{none:?}");
     assert!(matches!(
         unbind(&fixture.host, "nobody"),

@@ -106,6 +106,8 @@ pub(super) fn unbind(answers: &mut Answers) {
     let site = Site::with_guest();
     answers.ask(&site, "a guest with a key", "vm1");
     answers.ask(&site, "nothing is bound", "vm1");
+    site.define("vm2", 2, true);
+    answers.ask(&site, "a guest without a row", "vm2");
 }
 
 pub(super) fn retire(answers: &mut Answers) {

@@ -15,6 +15,13 @@ pub(super) fn run(context: &Context, guest: &str) -> Result<(), CommandError> {
 
 impl Answer for Unbound {
     fn print(&self, out: &mut Printer<'_>) -> io::Result<()> {
+        if !self.changed {
+            return writeln!(
+                out,
+                "{} is already bound to no provider; nothing changed",
+                self.guest.label()
+            );
+        }
         writeln!(
             out,
             "{} is bound to no provider: {} deleted, {} retired",
@@ -35,7 +42,8 @@ impl Answer for Unbound {
              uses them. To remove them: {}",
             Command::VirshMetadataRemove(self.guest.arg.clone())
         );
-        let retired = (self.retired > 0).then_some(note);
+        // One that was unbound before has nothing but retired keys.
+        let retired = (self.retired > 0 || !self.changed).then_some(note);
         retired
             .into_iter()
             .chain(self.left_in_xml.then_some(left))
