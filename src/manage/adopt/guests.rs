@@ -79,7 +79,7 @@ impl Work {
                     domain,
                 }),
                 (vtpm, _) => Err(NotAdopted::NotEncrypted {
-                    has_tpm: vtpm.is_some(),
+                    has_tpm: matches!(vtpm, Some(Vtpm::Emulator(_))),
                 }),
             });
         let (target, error) = match target {

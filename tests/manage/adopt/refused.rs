@@ -309,7 +309,15 @@ fn a_guest_without_an_encrypted_vtpm_or_with_xml_that_cannot_be_read_is_refused(
     )
     .unwrap();
 
-    let names = ["vm1", "vm2", "vm3"].map(str::to_owned);
+    // `encrypt` refuses one that swtpm does not emulate.
+    let passthrough = without.replace(
+        "<name>vm2</name>",
+        "<name>vm4</name><devices><tpm model='tpm-crb'><backend type='passthrough'/></tpm></devices>",
+    );
+    let passthrough = passthrough.replace("-8", "-9");
+    fixture.libvirt.guests.define(&passthrough);
+
+    let names = ["vm1", "vm2", "vm3", "vm4"].map(str::to_owned);
     let request = Request {
         guests: Some(&names[..]),
         ..all()
@@ -326,6 +334,7 @@ fn a_guest_without_an_encrypted_vtpm_or_with_xml_that_cannot_be_read_is_refused(
                 NotAdopted::NotEncrypted { has_tpm: true },
                 NotAdopted::NotEncrypted { has_tpm: false },
                 NotAdopted::UnreadableXml(_),
+                NotAdopted::NotEncrypted { has_tpm: false },
             ]
         ),
         "{errors:?}"
