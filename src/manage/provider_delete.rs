@@ -12,6 +12,10 @@ use crate::verdict::facts::Provider;
 
 /// What `provider delete` did.
 #[derive(Debug, Serialize)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own, for an answer"
+)]
 pub(crate) struct DeletedProvider {
     deleted: bool,
     #[serde(flatten)]
@@ -25,6 +29,9 @@ pub(crate) struct DeletedProvider {
     pub(crate) exported_at: Option<Timestamp>,
     #[serde(skip)]
     pub(crate) was_default: bool,
+    /// Whether the configuration still binds new guests to it.
+    #[serde(skip)]
+    pub(crate) was_auto_bind: bool,
 }
 
 /// A provider that was not deleted, since guests need it. This is an answer and an error.
@@ -85,6 +92,7 @@ pub(crate) fn delete(host: &Host, text: &str, force: bool) -> Result<DeletedProv
         locked,
         exported_at: provider.exported_at,
         was_default: provider.is_default,
+        was_auto_bind: host.auto_binds_to(&provider.name),
     })
 }
 

@@ -16,6 +16,9 @@ pub(crate) struct RenamedProvider {
     pub(crate) changed: bool,
     #[serde(skip)]
     pub(crate) old_name: String,
+    /// Whether the configuration still binds new guests to the old name.
+    #[serde(skip)]
+    pub(crate) was_auto_bind: bool,
 }
 
 /// Gives the provider that `text` names another name.
@@ -33,6 +36,7 @@ pub(crate) fn rename(
             uuid: provider.uuid,
         },
         changed: provider.name != new_name,
+        was_auto_bind: provider.name != new_name && host.auto_binds_to(&provider.name),
         old_name: provider.name,
     })
 }

@@ -109,6 +109,13 @@ impl Host {
         Ok((store, provider))
     }
 
+    /// Whether the configuration binds new guests to the provider of this name. Under a broken one none is
+    /// bound.
+    pub(super) fn auto_binds_to(&self, name: &str) -> bool {
+        let config = self.config();
+        config.is_ok_and(|config| config.policy.auto_bind.as_deref() == Some(name))
+    }
+
     fn default_provider(&self) -> Result<(Store, Provider), ProviderError> {
         let store = self.store(Access::Write)?.ok_or(ProviderError::NoDefault)?;
         let providers = store.providers()?;

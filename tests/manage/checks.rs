@@ -65,6 +65,22 @@ fn key(found: &[Finding], is: impl Fn(&KeyFinding) -> bool) -> bool {
         .any(|one| matches!(one, Finding::Key(finding) if is(finding)))
 }
 
+#[test]
+fn new_guests_are_bound_to_a_provider_that_is_here() {
+    let fixture = Fixture::new();
+    let is_missed = |name: &str| {
+        host(
+            &look(&fixture),
+            |one| matches!(one, HostFinding::AutoBind(missed) if missed == name),
+        )
+    };
+    assert!(!is_missed(""));
+    fixture.configure("[policy]\nauto_bind = \"a\"");
+    assert!(!is_missed("a"));
+    fixture.sql("UPDATE key_provider SET name = 'c' WHERE name = 'a'");
+    assert!(is_missed("a"));
+}
+
 fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }

@@ -8,6 +8,7 @@ use crate::keyring::{KeyringError, Resealed, Seal, WeakerSeal};
 use crate::manage::fleet::kept_name;
 use crate::manage::host::{HostError, default_deadline};
 use crate::manage::provider_create::{CreatedProvider, create, set_default};
+use crate::manage::provider_delete::delete;
 use crate::manage::provider_list::{ListedProvider, SealState, list, show};
 use crate::manage::provider_name::BadName;
 use crate::manage::provider_rename::rename;
@@ -116,6 +117,20 @@ fn a_renamed_provider_keeps_its_uuid_and_its_guests() {
     );
     assert_eq!(listed(&fixture, "new name").guests, 1);
     assert!(fixture.would_start(&guest));
+}
+
+#[test]
+fn the_provider_of_new_guests_does_not_lose_its_name_unnoticed() {
+    let fixture = Fixture::new();
+    fixture.configure("[policy]\nauto_bind = \"a\"");
+    assert!(!rename(&fixture.host, "b", "c").unwrap().was_auto_bind);
+    assert!(!rename(&fixture.host, "a", "a").unwrap().was_auto_bind);
+    assert!(rename(&fixture.host, "a", "d").unwrap().was_auto_bind);
+    assert!(!rename(&fixture.host, "d", "a").unwrap().was_auto_bind);
+    assert!(
+        !delete(&fixture.host, "c", true).unwrap().was_auto_bind
+            && delete(&fixture.host, "a", true).unwrap().was_auto_bind
+    );
 }
 
 #[test]

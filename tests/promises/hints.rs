@@ -149,6 +149,7 @@ fn refusals(word: &str) -> Vec<Refusal> {
             kms: vec![word()],
             opened_at: None,
         },
+        Refusal::AutoBindMissing { provider: word() },
         Refusal::ProviderTimedOut { provider: word() },
         Refusal::DeadlinePassed,
         Refusal::KeyMissing,

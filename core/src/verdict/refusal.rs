@@ -19,6 +19,11 @@ pub enum Refusal {
         /// The key id that is missed.
         key_id: Option<KeyId>,
     },
+    /// `policy.auto_bind` names a provider that is not on this host.
+    AutoBindMissing {
+        /// The name.
+        provider: String,
+    },
     /// The provider of that name has another key.
     ProviderKeyMismatch {
         /// Its name.
@@ -269,7 +274,7 @@ impl Refusal {
     #[must_use]
     pub fn code(&self) -> Code {
         match self {
-            Self::ProviderMissing { .. } => Code::ProviderMissing,
+            Self::ProviderMissing { .. } | Self::AutoBindMissing { .. } => Code::ProviderMissing,
             Self::ProviderKeyMismatch { .. } => Code::ProviderKeyMismatch,
             Self::ProviderAmbiguous { .. } => Code::ProviderAmbiguous,
             Self::ProviderSealed { .. } => Code::ProviderSealed,

@@ -5,7 +5,7 @@ use crate::ids::SecretUuid;
 use crate::manage::guests::GuestRef;
 use crate::manage::persist_state::{DeletedStates, PersistError, Survival};
 use crate::manage::shared_secrets::SharedSecret;
-use crate::messages::{Arg, Command, count, label};
+use crate::messages::{Arg, Command, count, label, quoted};
 
 /// "3 guests unknown to libvirt still have keys; …"; `None` for none.
 pub(crate) fn unknown_guests(guests: usize) -> Option<String> {
@@ -129,6 +129,15 @@ pub(crate) fn shared_secret(shared: &SharedSecret) -> (String, String) {
             Command::VirshEdit(last),
             SecretUuid::random()
         ),
+    )
+}
+
+/// That the configuration binds new guests to a provider which this host no longer has.
+pub(crate) fn auto_binds_to(provider: &str) -> String {
+    format!(
+        "policy.auto_bind in the configuration still names {}: new guests are refused (VG101) until \
+         it names a provider of this host",
+        quoted(provider)
     )
 }
 

@@ -6,6 +6,7 @@ use crate::ids::SecretUuid;
 use crate::libvirt::secret::SecretError;
 use crate::libvirt::{Daemons, Guest};
 use crate::manage::host::{DEFAULT_DEADLINE, Host};
+use crate::store::Access;
 
 /// Returns the findings, and libvirt's guests by name, if it has listed them.
 pub(super) fn examine(host: &Host) -> (Vec<Finding>, Option<Vec<Guest>>) {
@@ -14,9 +15,20 @@ pub(super) fn examine(host: &Host) -> (Vec<Finding>, Option<Vec<Guest>>) {
         .err()
         .map(HostFinding::Configuration)
         .into_iter()
+        .chain(auto_bind(host))
         .collect();
     let guests = libvirt(host, &mut found);
     (found.into_iter().map(Finding::from).collect(), guests)
+}
+
+/// A provider to which new guests are to be bound must be here. What the store is like is examined
+/// elsewhere.
+fn auto_bind(host: &Host) -> Option<HostFinding> {
+    let name = host.config().ok()?.policy.auto_bind?;
+    let store = host.store(Access::Read).ok()?;
+    let providers = store.map_or(Ok(Vec::new()), |store| store.providers());
+    let is_here = providers.ok()?.iter().any(|it| it.name == name);
+    (!is_here).then_some(HostFinding::AutoBind(name))
 }
 
 /// Two daemons share the time of one: whichever is silent now is not waited for any more.

@@ -131,6 +131,8 @@ pub(crate) enum HostFinding {
     Unreadable(PathBuf, io::Error),
     /// The configuration cannot be used.
     Configuration(HostError),
+    /// `policy.auto_bind` names this provider, which is not on this host.
+    AutoBind(String),
     /// libvirt's secret driver does not answer at this URI.
     Libvirt {
         uri: String,

@@ -11,8 +11,10 @@ pub(super) fn remedy(code: Code) -> String {
     match code {
         Code::ProviderMissing => format!(
             "Restore the provider from its recovery file: {}. The key ID in the message shows \
-             which one is needed. The next start then rebinds the guest to it.",
-            Command::ProviderImport(Arg::FILE)
+             which one is needed. The next start then rebinds the guest to it. If the message names \
+             policy.auto_bind, name a provider of this host there, or create that one: {}.",
+            Command::ProviderImport(Arg::FILE),
+            Command::ProviderCreate(Arg::NAME)
         ),
         Code::ProviderKeyMismatch => format!(
             "Restore the original provider from its recovery file, under another name if this one \

@@ -32,6 +32,11 @@ pub(super) fn hint(named: Named<'_>, why: &Refusal) -> String {
             "restore it: {}; or bind the guest to another one: {bind}",
             Command::ProviderImport(Arg::FILE)
         ),
+        Refusal::AutoBindMissing { provider } => format!(
+            "name another one in the configuration, or create it: {}; or bind the guest itself: \
+             {bind}",
+            Command::ProviderCreate(Arg::provider_named(provider))
+        ),
         Refusal::ProviderKeyMismatch { .. } => {
             format!(
                 "import the original: {}",

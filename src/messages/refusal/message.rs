@@ -35,6 +35,11 @@ pub(super) fn message(why: &Refusal) -> String {
             "the vTPM is bound to provider {}, which is not on this host",
             quoted(provider)
         ),
+        Refusal::AutoBindMissing { provider } => format!(
+            "the vTPM has no key yet, and policy.auto_bind names provider {}, which is not on this \
+             host",
+            quoted(provider)
+        ),
         Refusal::ProviderKeyMismatch {
             provider,
             has,

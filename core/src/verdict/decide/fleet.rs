@@ -20,6 +20,7 @@ fn misses_something(refusal: &Refusal) -> bool {
     matches!(
         refusal,
         Refusal::ProviderMissing { .. }
+            | Refusal::AutoBindMissing { .. }
             | Refusal::ProviderKeyMismatch { .. }
             | Refusal::ProviderSealed { .. }
             | Refusal::KekNotHere { .. }

@@ -61,11 +61,7 @@ pub(super) fn bind_and_make_key(case: &Case<'_>, provider_name: &str) -> Answer 
     let mut providers = case.references.providers.iter();
     let Some(owner) = providers.find(|provider| provider.name == provider_name) else {
         let provider = provider_name.to_owned();
-        return Verdict::deny(Refusal::ProviderMissing {
-            provider,
-            key_id: None,
-        })
-        .into();
+        return Verdict::deny(Refusal::AutoBindMissing { provider }).into();
     };
     if let Some(refusal) = sealed(case, owner) {
         return Verdict::deny(refusal).into();

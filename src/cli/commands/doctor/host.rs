@@ -27,6 +27,7 @@ pub(super) fn describe(finding: &HostFinding) -> Described {
                 Command::Doctor
             ),
         ),
+        HostFinding::AutoBind(name) => auto_bind(name),
         HostFinding::Libvirt { .. }
         | HostFinding::GuestsDaemon { .. }
         | HostFinding::SecretsAtGuestsDaemon { .. } => daemon(finding),
@@ -111,6 +112,22 @@ pub(super) fn describe(finding: &HostFinding) -> Described {
             ),
         ),
     }
+}
+
+fn auto_bind(provider: &str) -> Described {
+    Described::warning(
+        format!(
+            "policy.auto_bind names provider {}, which is not on this host",
+            quoted(provider)
+        ),
+        "a new guest is refused (VG101), instead of being bound to it",
+        format!(
+            "restore it: {}; or create it: {}; or name another one ({})",
+            Command::ProviderImport(Arg::FILE),
+            Command::ProviderCreate(Arg::provider_named(provider)),
+            Command::Man("vtpm-guard.toml".into())
+        ),
+    )
 }
 
 fn fleet(finding: &HostFinding) -> Described {

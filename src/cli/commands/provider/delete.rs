@@ -4,6 +4,7 @@ use std::io;
 
 use crate::cli::context::Context;
 use crate::cli::ui::answer::Answer;
+use crate::cli::ui::describe;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::cli::ui::table::table;
@@ -53,7 +54,10 @@ impl Answer for DeletedProvider {
             let command = Command::ProviderSetDefault(Arg::NAME);
             format!("there is no default provider now; choose one: {command}")
         });
-        locked.into_iter().chain(default).collect()
+        let auto_bind = self
+            .was_auto_bind
+            .then(|| describe::auto_binds_to(&self.provider.name));
+        locked.into_iter().chain(default).chain(auto_bind).collect()
     }
 }
 

@@ -4,6 +4,7 @@ use std::io;
 
 use crate::cli::context::Context;
 use crate::cli::ui::answer::Answer;
+use crate::cli::ui::describe;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::manage::provider_rename::{RenamedProvider, rename};
@@ -27,5 +28,12 @@ impl Answer for RenamedProvider {
                 "provider {name} already has that name; nothing changed"
             )
         }
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let auto_bind = self
+            .was_auto_bind
+            .then(|| describe::auto_binds_to(&self.old_name));
+        auto_bind.into_iter().collect()
     }
 }

@@ -128,6 +128,12 @@ fn auto_bind_makes_a_key_for_a_guest_without_rows_and_state() {
     assert_eq!(verdict(&facts.clone().arriving()), "deny VG202");
     assert_eq!(verdict(&facts.kek_sealed('A')), "deny VG104");
     assert_eq!(verdict(&auto(guest())), "deny VG101");
+    // It is not the guest that names the provider.
+    let provider = "a".to_owned();
+    assert_eq!(
+        refusal(&auto(guest())),
+        Refusal::AutoBindMissing { provider }
+    );
 }
 
 /// Rows 113 and 114.
