@@ -17,7 +17,7 @@ use crate::key::id::KeyId;
 use crate::key::new_key::NewKey;
 use crate::key::wrap::WrappedDek;
 use crate::keyring::unlock::Unlocker;
-use crate::store::{Access, AddKey, KeyRefRecord, OtherKeys, Store};
+use crate::store::{Access, AddKey, KeyRefRecord, OtherKeys, Store, StoreError};
 use crate::swtpm::StateFile;
 use crate::verdict::facts::{NotOpened, Provider, Trial, for_new_keys};
 
@@ -45,6 +45,9 @@ pub(crate) enum ImportKeyError {
     /// No guest was found, or the host failed.
     #[error(transparent)]
     Guest(GuestError),
+    /// The backup cannot be read. That says nothing about this host's store.
+    #[error(transparent)]
+    Backup(StoreError),
     /// The backup knows no guest of this name.
     #[error("unknown to the backup")]
     UnknownGuest(String),
@@ -85,7 +88,7 @@ pub(crate) fn import(
     backup: &Path,
     old: Option<&str>,
 ) -> Result<ImportedKey, ImportKeyError> {
-    let copy = Store::open_copy(backup, default_deadline())?;
+    let copy = Store::open_copy(backup, default_deadline()).map_err(ImportKeyError::Backup)?;
     let guest = find(host, &copy, text)?;
     let old = match old {
         Some(old) => find_in(&copy, old)?,

@@ -130,3 +130,28 @@ fn nonsense_is_told() {
     fs::create_dir(first.path("dir")).unwrap();
     import(VM1, first.path("dir").to_str().unwrap()).ends_with(4);
 }
+
+/// The host's own store is whole: whoever restored a backup over it would lose what it has.
+#[test]
+fn what_is_wrong_with_the_backup_is_not_said_of_the_store() {
+    let Hosts {
+        first: _first,
+        second,
+        backup,
+    } = hosts();
+    let import = || second.run(&["key", "import", VM1, "--from", &backup]);
+    let newer = rusqlite::Connection::open(&backup).unwrap();
+    newer.pragma_update(None, "user_version", 999).unwrap();
+    drop(newer);
+    let ran = import().ends_with(4).saying("the backup is too new");
+    let ran = ran.saying("install a newer vtpm-guard");
+    assert!(!format!("{ran:?}").contains("reinstall"));
+    let mut bytes = fs::read(&backup).unwrap();
+    bytes[..]
+        .chunks_mut(4096)
+        .skip(1)
+        .for_each(|page| page.fill(0x55));
+    fs::write(&backup, bytes).unwrap();
+    let ran = import().ends_with(4);
+    assert!(!format!("{ran:?}").contains("store restore"));
+}

@@ -10,9 +10,11 @@ use crate::manage::checks::KeyFinding;
 use crate::manage::dry_start::CheckedGuest;
 use crate::manage::fleet::announced_name;
 use crate::manage::guests::GuestRef;
+use crate::manage::host::HostError;
 use crate::manage::providers::ProviderRef;
 use crate::messages::{Arg, Command, Words, count, kind, label, quoted, refusal};
 use crate::recovery::file::RecoveryError;
+use crate::store::StoreError;
 use crate::verdict::facts::Provider;
 use crate::verdict::refusal::Refusal;
 
@@ -20,11 +22,7 @@ const LOST_WITH_HOST: &str = "if this host is lost, so is its key and every TPM 
 
 pub(super) fn describe(finding: &KeyFinding) -> Described {
     match finding {
-        KeyFinding::StoreUnusable(error) => Described::error(
-            format!("the store cannot be used: {error}"),
-            "no guest's key is known",
-            Command::StoreCheck.to_string(),
-        ),
+        KeyFinding::StoreUnusable(error) => store_unusable(error),
         KeyFinding::Store(found) => Described::error(
             format!("the store: {found}"),
             "a start that needs this row may be refused",
@@ -111,6 +109,22 @@ pub(super) fn describe(finding: &KeyFinding) -> Described {
         ),
         _ => of_guest(finding),
     }
+}
+
+fn store_unusable(error: &HostError) -> Described {
+    // `store check` would only say the same of one that is too new.
+    let fix = match error {
+        HostError::Store(StoreError::TooNew { .. }) => format!(
+            "reinstall the newer version of vtpm-guard, or restore a backup: {}",
+            Command::StoreRestore(Arg::FILE)
+        ),
+        _ => Command::StoreCheck.to_string(),
+    };
+    Described::error(
+        format!("the store cannot be used: {error}"),
+        "no guest's key is known",
+        fix,
+    )
 }
 
 /// A rotation that is not finished.

@@ -61,6 +61,7 @@ impl From<ImportKeyError> for CommandError {
     fn from(error: ImportKeyError) -> Self {
         match error {
             ImportKeyError::Guest(error) => error.into(),
+            ImportKeyError::Backup(error) => provider_errors::backup(error),
             ImportKeyError::UnknownGuest(text) => {
                 Self::usage(format!("the backup knows no guest {}", quoted(&text))).with_hint(
                     format!(
