@@ -159,9 +159,7 @@ impl Keys {
         domain: DomainUuid,
         deadline: Deadline,
     ) -> Result<(KeyId, Dek), NotOpened> {
-        let key_id = wrapped.key_id().map_err(|error| NotOpened::Corrupt {
-            reason: error.to_string(),
-        })?;
+        let key_id = wrapped.key_id()?;
         if !providers.iter().any(|provider| provider.key_id == key_id) {
             return Err(NotOpened::NoProvider { key_id });
         }

@@ -125,10 +125,7 @@ impl Unlocker {
         guest: DomainUuid,
         deadline: Deadline,
     ) -> Result<Dek, NotOpened> {
-        let corrupt = |error: wrap::UnwrapError| NotOpened::Corrupt {
-            reason: error.to_string(),
-        };
-        let key_id = wrapped.key_id().map_err(corrupt)?;
+        let key_id = wrapped.key_id()?;
         let kek = self.kek(key_id, deadline).map_err(|error| match &*error {
             KeyringError::TimedOut => NotOpened::TimedOut { key_id },
             KeyringError::Missing(_) => NotOpened::NotHere { key_id },
@@ -140,7 +137,7 @@ impl Unlocker {
         match wrapped.unwrap(&kek, guest) {
             Ok(Some(dek)) => Ok(dek),
             Ok(None) => Err(NotOpened::NoProvider { key_id }),
-            Err(error) => Err(corrupt(error)),
+            Err(error) => Err(error.into()),
         }
     }
 

@@ -15,7 +15,7 @@ use crate::ids::{DomainUuid, KeyRefId};
 use crate::key::dek::Dek;
 use crate::key::id::KeyId;
 use crate::key::new_key::NewKey;
-use crate::key::wrap::WrappedDek;
+use crate::key::wrap::{UnwrapError, WrappedDek};
 use crate::keyring::unlock::Unlocker;
 use crate::store::{Access, AddKey, KeyRefRecord, OtherKeys, Store, StoreError};
 use crate::swtpm::StateFile;
@@ -70,9 +70,9 @@ pub(crate) enum ImportKeyError {
     /// The provider of this name, with this key, is not on this host.
     #[error("no provider")]
     NoProvider(GuestRef, String, Option<KeyId>),
-    /// The wrapped key does not authenticate.
-    #[error("damaged: {1}")]
-    Damaged(GuestRef, String),
+    /// The wrapped key does not authenticate, or is not wrapped in a format that is known.
+    #[error("{1}")]
+    NotUnwrapped(GuestRef, UnwrapError),
 }
 
 impl<E: Into<GuestError>> From<E> for ImportKeyError {
@@ -107,16 +107,14 @@ pub(crate) fn import(
     if let Some(row) = known.iter().find(is_same) {
         return Ok(already_here(guest, row));
     }
-    let damaged = |why: String| ImportKeyError::Damaged(old.clone(), why);
-    let key_id = wrapped
-        .key_id()
-        .map_err(|error| damaged(error.to_string()))?;
+    let damaged = |why| ImportKeyError::NotUnwrapped(old.clone(), why);
+    let key_id = wrapped.key_id().map_err(damaged)?;
     let provider = providers.iter().find(|provider| provider.key_id == key_id);
     let provider = provider.ok_or_else(|| no_provider(Some(key_id)))?;
     let mut unlocker = Unlocker::new(&host.keyring());
     let kek = unlocker.kek(key_id, default_deadline())?;
     let dek = wrapped.unwrap(&kek, old.uuid);
-    let dek = dek.map_err(|error| damaged(error.to_string()))?;
+    let dek = dek.map_err(damaged)?;
     let dek = dek.ok_or_else(|| no_provider(Some(key_id)))?;
     // One that was retired here comes back as it is wrapped there; that of another UUID never was it.
     let counts = |row: &&KeyRefRecord| row.retired_at.is_none() || old.uuid != guest.uuid;
@@ -191,7 +189,16 @@ fn are_damaged(host: &Host, store: &Store, guest: DomainUuid) -> Result<bool, Ho
     let references = store.references(guest, Timestamp::now())?;
     let (keyring, deadline) = (host.keyring(), default_deadline());
     let trials = try_rows(&keyring, &references, guest, &StateFile::Absent, deadline);
-    let is_damaged = |trial: &Trial| matches!(trial, Trial::NotOpened(NotOpened::Corrupt { .. }));
+    // One that a later release has wrapped is whole.
+    let is_damaged = |trial: &Trial| {
+        matches!(
+            trial,
+            Trial::NotOpened(NotOpened::Corrupt {
+                is_newer: false,
+                ..
+            })
+        )
+    };
     Ok(trials.values().all(is_damaged))
 }
 

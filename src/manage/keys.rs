@@ -246,6 +246,6 @@ pub(super) fn not_opened(why: &NotOpened) -> String {
             "a key manager has opened its provider's key too long ago".to_owned()
         }
         NotOpened::TimedOut { .. } => "its provider's key did not open in time".to_owned(),
-        NotOpened::Sealed { reason, .. } | NotOpened::Corrupt { reason } => reason.clone(),
+        NotOpened::Sealed { reason, .. } | NotOpened::Corrupt { reason, .. } => reason.clone(),
     }
 }

@@ -1,5 +1,6 @@
 //! `key import`.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::fixture::{Defined, Fixture};
@@ -7,7 +8,7 @@ use super::kill;
 use crate::clock::Timestamp;
 use crate::ids::DomainUuid;
 use crate::key::dek::Dek;
-use crate::key::wrap::Generation;
+use crate::key::wrap::{Generation, UnwrapError};
 use crate::keyring::unlock::Unlocker;
 use crate::manage::guests::GuestError;
 use crate::manage::host::{HostError, default_deadline};
@@ -120,9 +121,59 @@ fn a_key_that_does_not_open_here_is_refused() {
     let file = backup(&there);
     let damaged = import(&here.host, &uuid, &file, None).unwrap_err();
     assert!(
-        matches!(damaged, ImportKeyError::Damaged(..)),
+        matches!(
+            damaged,
+            ImportKeyError::NotUnwrapped(_, UnwrapError::NotAuthentic)
+        ),
         "{damaged:?}"
     );
+}
+
+/// What a later release has wrapped is whole, and this release does not replace it.
+#[test]
+fn a_key_of_a_later_release_is_not_damaged() {
+    let here = Fixture::new();
+    let (there, file, guest) = moved_guest(&here);
+    let later = "UPDATE key_ref SET wrapped_dek =
+                     CAST(substr(wrapped_dek, 1, 4) || x'03' || substr(wrapped_dek, 6) AS BLOB)";
+    there.sql(later);
+    let uuid = guest.uuid.to_string();
+    let error = import(&here.host, &uuid, &backup(&there), None).unwrap_err();
+    assert!(
+        matches!(error, ImportKeyError::NotUnwrapped(_, UnwrapError::TooNew)),
+        "{error:?}"
+    );
+    let own = here.add_key(&guest, "a", &Dek::generate().unwrap());
+    here.sql(later);
+    let refused = imported(&here, &file).unwrap_err();
+    assert!(
+        matches!(
+            &refused,
+            ImportKeyError::Guest(GuestError::Host(HostError::Store(StoreError::HasKey { key_ref, .. })))
+                if *key_ref == own
+        ),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn a_backup_that_cannot_be_used_is_not_taken_for_the_store() {
+    let here = Fixture::new();
+    let (there, _, _) = moved_guest(&here);
+    there.sql("PRAGMA user_version = 999");
+    let newer = there.host.state_dir().join("store.db");
+    let damaged = here.root().join("damaged");
+    let mut bytes = std::fs::read(&newer).unwrap();
+    bytes[100..4096].fill(0x55);
+    std::fs::write(&damaged, bytes).unwrap();
+    std::fs::set_permissions(&damaged, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let error = imported(&here, &newer).unwrap_err();
+    assert!(
+        matches!(error, ImportKeyError::Backup(StoreError::TooNew { .. })),
+        "{error:?}"
+    );
+    let error = imported(&here, &damaged).unwrap_err();
+    assert!(matches!(error, ImportKeyError::Backup(_)), "{error:?}");
 }
 
 #[test]

@@ -116,7 +116,14 @@ fn refusals(word: &str) -> Vec<Refusal> {
             original: DomainUuid::random(),
             is_lost: true,
         },
-        Refusal::XmlKeyCorrupt { reason: word() },
+        Refusal::XmlKeyCorrupt {
+            reason: word(),
+            is_newer: false,
+        },
+        Refusal::XmlKeyCorrupt {
+            reason: word(),
+            is_newer: true,
+        },
         Refusal::ProviderMissing {
             provider: word(),
             key_id: Some(key_id()),
@@ -223,6 +230,12 @@ fn refusals(word: &str) -> Vec<Refusal> {
         Refusal::KeyCorrupt {
             key_ref,
             reason: word(),
+            is_newer: false,
+        },
+        Refusal::KeyCorrupt {
+            key_ref,
+            reason: word(),
+            is_newer: true,
         },
         Refusal::SecretRefused {
             secret,

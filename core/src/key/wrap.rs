@@ -126,6 +126,9 @@ pub enum UnwrapError {
     /// Not a blob of a known format, version or algorithm.
     #[error("it is not a wrapped key of a format that this program knows")]
     UnknownFormat,
+    /// A blob of a version, or with an algorithm, that a later release has brought.
+    #[error("it is wrapped in a format that is newer than this program")]
+    TooNew,
     /// The KEK's id is the blob's, but the bytes do not authenticate for this domain.
     #[error("it does not authenticate under its own key id")]
     NotAuthentic,
@@ -199,7 +202,14 @@ struct Blob<'a> {
 
 impl<'a> Blob<'a> {
     fn parse(blob: &'a [u8]) -> Result<Self, UnwrapError> {
-        Self::split(blob).ok_or(UnwrapError::UnknownFormat)
+        Self::split(blob).ok_or_else(|| match blob.strip_prefix(&MAGIC) {
+            Some([version, algorithm, ..])
+                if *version > Version::V2.number() || *algorithm > HKDF_SHA256_AES_256_GCM =>
+            {
+                UnwrapError::TooNew
+            }
+            _ => UnwrapError::UnknownFormat,
+        })
     }
 
     fn split(blob: &'a [u8]) -> Option<Self> {

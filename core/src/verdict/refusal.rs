@@ -105,6 +105,8 @@ pub enum Refusal {
     XmlKeyCorrupt {
         /// Says how.
         reason: String,
+        /// Whether it is wrapped in a format of a later release.
+        is_newer: bool,
     },
     /// libvirt has a secret of its own for the guest, and the policy refuses unmanaged guests.
     Unmanaged,
@@ -190,6 +192,8 @@ pub enum Refusal {
         key_ref: KeyRefId,
         /// Says how.
         reason: String,
+        /// Whether it is wrapped in a format of a later release.
+        is_newer: bool,
     },
     /// swtpm would refuse the state whatever the key, and no saved copy that the key opens is here.
     TpmStateDamaged {

@@ -107,7 +107,7 @@ fn what_and_why(code: Code) -> (&'static str, &'static str) {
         ),
         Code::KeyCorrupt => (
             "The wrapped key does not authenticate under the key that wrapped it: it is damaged, \
-             truncated, or was made for another guest.",
+             truncated, or was made for another guest. Or its format is that of a later release.",
             "Nothing can be unwrapped from it. By design, a wrapped key copied from another \
              guest's row does not open.",
         ),

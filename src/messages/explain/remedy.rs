@@ -108,7 +108,8 @@ pub(super) fn remedy(code: Code) -> String {
         Code::KeyCorrupt => format!(
             "Import this guest's key from a backup of the store; other keys are not affected: {}. \
              The damaged row is retired. If the guest was cloned, the clone needs its own key \
-             reference: {}.",
+             reference: {}. If the message says that the format is newer, a later release has \
+             wrapped the key: install that.",
             Command::KeyImport(Arg::DOMAIN, Arg::BACKUP),
             Command::KeyClone(Arg::OTHER, Arg::DOMAIN)
         ),

@@ -132,6 +132,11 @@ pub(super) fn hint(named: Named<'_>, why: &Refusal) -> String {
              belongs to the present value",
             Command::VirshSecretSetValue((*secret).into())
         ),
+        Refusal::KeyCorrupt { is_newer: true, .. }
+        | Refusal::XmlKeyCorrupt { is_newer: true, .. } => format!(
+            "install the newer release that wrapped it; if there was none, it is damaged: {}",
+            Command::KeyImport(guest(), Arg::BACKUP)
+        ),
         Refusal::KeyCorrupt { .. } | Refusal::XmlKeyCorrupt { .. } => format!(
             "import it from a backup of the store: {}",
             Command::KeyImport(guest(), Arg::BACKUP)

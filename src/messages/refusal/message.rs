@@ -109,7 +109,7 @@ pub(super) fn message(why: &Refusal) -> String {
                 "no key"
             }
         ),
-        Refusal::XmlKeyCorrupt { reason } => {
+        Refusal::XmlKeyCorrupt { reason, .. } => {
             format!("the key in the guest's XML cannot be opened: {reason}")
         }
         Refusal::Unmanaged => {
@@ -159,7 +159,9 @@ pub(super) fn message(why: &Refusal) -> String {
         Refusal::RetiredKeyOpensTpm { key_ref } => format!(
             "key reference {key_ref}, which is retired, opens the TPM state, and none in use does"
         ),
-        Refusal::KeyCorrupt { key_ref, reason } => {
+        Refusal::KeyCorrupt {
+            key_ref, reason, ..
+        } => {
             format!("the wrapped key of key reference {key_ref} cannot be opened: {reason}")
         }
         Refusal::TpmStateMissing => {

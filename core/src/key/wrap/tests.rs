@@ -66,12 +66,35 @@ fn only_lengths_that_libvirt_takes_are_wrapped() {
 }
 
 #[test]
+fn a_format_of_a_later_release_is_not_taken_for_damage() {
+    let wrapped = WrappedDek::wrap(&kek(1), &dek(b"a key"), domain(1), GENERATION).unwrap();
+    for (at, value) in [(4, 3), (4, u8::MAX), (5, 2), (5, u8::MAX)] {
+        let mut bytes = wrapped.0.clone();
+        bytes[at] = value;
+        let later = WrappedDek(bytes);
+        assert_eq!(later.key_id(), Err(UnwrapError::TooNew));
+        let outcome = outcome(later.unwrap(&kek(1), domain(1)));
+        assert_eq!(outcome, Err(UnwrapError::TooNew));
+        // Whatever follows, of a format that is not known.
+        let cut = WrappedDek(later.0[..6].to_vec());
+        assert_eq!(cut.generation(), Err(UnwrapError::TooNew));
+    }
+    for (at, value) in [(3, b'X'), (4, 0), (5, 0)] {
+        let mut bytes = wrapped.0.clone();
+        bytes[at] = value;
+        assert_eq!(WrappedDek(bytes).key_id(), Err(UnwrapError::UnknownFormat));
+    }
+}
+
+#[test]
 fn no_flipped_bit_goes_unnoticed() {
     let wrapped = WrappedDek::wrap(&kek(1), &dek(b"a key"), domain(1), GENERATION).unwrap();
     for bit in 0..wrapped.0.len() * 8 {
         let mut bytes = wrapped.0.clone();
         bytes[bit / 8] ^= 1 << (bit % 8);
         let expected = match bit / 8 {
+            // A version or an algorithm that is higher may be that of a later release.
+            at @ 4..6 if bytes[at] > wrapped.0[at] => Err(UnwrapError::TooNew),
             0..6 => Err(UnwrapError::UnknownFormat),
             6..22 => Ok(None),
             _ => Err(UnwrapError::NotAuthentic),
@@ -162,7 +185,13 @@ fn the_vectors_have_the_verdicts_that_they_state() {
             "opens" => Ok(Some(bytes(&vector.dek))),
             "not-mine" => Ok(None),
             "not-authentic" => Err(UnwrapError::NotAuthentic),
-            "unknown-format" => Err(UnwrapError::UnknownFormat),
+            "unknown-format" => Err(match blob.as_bytes() {
+                // A version or an algorithm of a later release.
+                [b'V', b'G', b'W', b'D', (3..), ..] | [b'V', b'G', b'W', b'D', _, (2..), ..] => {
+                    UnwrapError::TooNew
+                }
+                _ => UnwrapError::UnknownFormat,
+            }),
             other => panic!("{what}: no verdict is called {other}"),
         };
         assert_eq!(outcome(blob.unwrap(&kek, domain)), expected, "{what}");

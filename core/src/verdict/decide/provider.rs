@@ -53,9 +53,10 @@ pub(super) fn why_not_opened(
         NotOpened::TimedOut { key_id } => Refusal::ProviderTimedOut {
             provider: owner_name(row, *key_id, references),
         },
-        NotOpened::Corrupt { reason } => Refusal::KeyCorrupt {
+        NotOpened::Corrupt { reason, is_newer } => Refusal::KeyCorrupt {
             key_ref: row.id,
             reason: reason.clone(),
+            is_newer: *is_newer,
         },
     }
 }

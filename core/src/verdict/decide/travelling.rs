@@ -325,7 +325,9 @@ impl Case<'_> {
         match refusals.iter().find(|refusal| !corrupt(refusal)) {
             Some(refusal) => Some(refusal.clone()),
             None => refusals.into_iter().next().map(|refusal| match refusal {
-                Refusal::KeyCorrupt { reason, .. } => Refusal::XmlKeyCorrupt { reason },
+                Refusal::KeyCorrupt {
+                    reason, is_newer, ..
+                } => Refusal::XmlKeyCorrupt { reason, is_newer },
                 other => other,
             }),
         }

@@ -2,6 +2,7 @@
 
 use crate::ids::KeyRefId;
 use crate::key::id::KeyId;
+use crate::key::wrap::UnwrapError;
 
 /// Whether a provider's KEK opens on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +66,10 @@ impl Trial {
     #[must_use]
     pub fn untried(&self) -> Option<&NotOpened> {
         match self {
-            Self::Opened { .. } | Self::NotOpened(NotOpened::Corrupt { .. }) => None,
+            Self::Opened { .. }
+            | Self::NotOpened(NotOpened::Corrupt {
+                is_newer: false, ..
+            }) => None,
             Self::NotOpened(why) => Some(why),
         }
     }
@@ -101,11 +105,23 @@ pub enum NotOpened {
         /// The KEK's id.
         key_id: KeyId,
     },
-    /// Its own KEK is there and the bytes do not authenticate, or they are no wrapped DEK.
+    /// Its own KEK is there and the bytes do not authenticate, or they are no wrapped DEK of a format
+    /// that is known.
     Corrupt {
         /// Says how.
         reason: String,
+        /// Whether it may well be whole: its format is that of a later release.
+        is_newer: bool,
     },
+}
+
+impl From<UnwrapError> for NotOpened {
+    fn from(error: UnwrapError) -> Self {
+        Self::Corrupt {
+            reason: error.to_string(),
+            is_newer: error == UnwrapError::TooNew,
+        }
+    }
 }
 
 /// A number that stands for a DEK among the rows of one domain.

@@ -141,6 +141,6 @@ fn not_opened(error: NotOpened) -> String {
             "a key manager has opened its provider key too long ago".to_owned()
         }
         NotOpened::TimedOut { .. } => "its provider key did not open in time".to_owned(),
-        NotOpened::Sealed { reason, .. } | NotOpened::Corrupt { reason } => reason,
+        NotOpened::Sealed { reason, .. } | NotOpened::Corrupt { reason, .. } => reason,
     }
 }

@@ -289,7 +289,10 @@ fn an_error_says_what_is_left_and_keeps_the_key_reference() {
             "key show vm1",
         ),
         (
-            not_opened(NotOpened::Corrupt { reason }),
+            not_opened(NotOpened::Corrupt {
+                reason,
+                is_newer: false,
+            }),
             ": why",
             "key show vm1",
         ),

@@ -7,6 +7,8 @@ use crate::cli::context::Context;
 use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
+use crate::cli::ui::provider_errors;
+use crate::key::wrap::UnwrapError;
 use crate::manage::import_key::{ImportKeyError, ImportedKey, import};
 use crate::messages::{Arg, Command, quoted};
 
@@ -123,7 +125,14 @@ impl From<ImportKeyError> for CommandError {
                     Command::ProviderImport(Arg::FILE)
                 ))
             }
-            ImportKeyError::Damaged(guest, why) => Self::refused(format!(
+            ImportKeyError::NotUnwrapped(guest, why @ UnwrapError::TooNew) => {
+                Self::refused(format!(
+                    "the wrapped key of {} cannot be opened: {why}",
+                    guest.label()
+                ))
+                .with_hint("install a newer vtpm-guard")
+            }
+            ImportKeyError::NotUnwrapped(guest, why) => Self::refused(format!(
                 "the wrapped key of {} is damaged: {why}",
                 guest.label()
             ))

@@ -96,6 +96,7 @@ pub(super) fn sealed(id: i64, name: &str, number: u8, letter: char) -> Row {
 pub(super) fn corrupt(id: i64, name: &str, number: u8, letter: char) -> Row {
     let trial = NotOpened::Corrupt {
         reason: "not authentic".to_owned(),
+        is_newer: false,
     };
     tried(id, name, number, letter, Trial::NotOpened(trial))
 }

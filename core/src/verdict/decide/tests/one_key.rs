@@ -6,6 +6,7 @@ use super::given::{
 };
 use crate::clock::Timestamp;
 use crate::ids::{KeyRefId, SecretUuid};
+use crate::key::wrap::UnwrapError;
 use crate::verdict::Finding;
 use crate::verdict::facts::{HostSecret, KekState, NotOpened, Permission, TpmState, Trial};
 use crate::verdict::refusal::Refusal;
@@ -316,8 +317,22 @@ fn a_wrapped_key_that_does_not_authenticate_is_refused() {
         refusal(&facts),
         Refusal::KeyCorrupt {
             key_ref: KeyRefId(1),
-            reason
+            reason,
+            is_newer: false,
         }
+    );
+    // One of a later release is refused for the same reason, and is not said to be damaged.
+    let newer = Trial::NotOpened(UnwrapError::TooNew.into());
+    let row = Row {
+        trial: Some(newer),
+        ..corrupt(1, "a", 1, 'A')
+    };
+    assert!(
+        matches!(
+            refusal(&guest().provider("a", 1, 'A').row(row)),
+            Refusal::KeyCorrupt { is_newer: true, .. }
+        ),
+        "it may be whole"
     );
     // Where another row's key is only out of reach, importing its provider is what helps.
     let beside_lost = guest()

@@ -363,6 +363,7 @@ fn a_damaged_key_of_the_xml_is_a_key_all_the_same() {
         .in_xml(corrupt(0, "a", 1, 'A'));
     let damaged = Refusal::XmlKeyCorrupt {
         reason: "not authentic".to_owned(),
+        is_newer: false,
     };
     assert_eq!(refusal(&facts), damaged);
     assert_eq!(refusal(&facts.clone().row(placeholder(1, "a", 1))), damaged);

@@ -253,7 +253,8 @@ impl World {
     fn trial(&self, wrapped: &WrappedDek, tpm: Tpm) -> Trial {
         let corrupt = |reason: &str| {
             let reason = reason.to_owned();
-            Trial::NotOpened(NotOpened::Corrupt { reason })
+            let is_newer = false;
+            Trial::NotOpened(NotOpened::Corrupt { reason, is_newer })
         };
         let Some((key_id, dek, authentic)) = unwrapped(wrapped) else {
             return corrupt("no known format");
