@@ -13,7 +13,7 @@ pub use command::Command;
 pub use explain::{Explanation, explain};
 pub use findings::{finding, reason};
 pub use json::{outcome_json, repairs_json};
-pub use refusal::{Words, refusal, refusal_line, refused_line};
+pub use refusal::{Words, refusal, refusal_line, refused_line, reopen};
 
 use crate::clock::Timestamp;
 use crate::domain::Domain;

@@ -241,10 +241,8 @@ fn a_rotation_gives_the_new_key_the_same_slots_or_does_not_begin() {
     assert_eq!(host.stored(), stored);
 }
 
-#[test]
-fn check_names_the_key_manager_where_the_key_is_not_here_or_has_expired() {
-    let host = host();
-    run(&host, "provider create nkp-a --slot box:one").succeeds();
+/// vm1, bound to nkp-a; its XML is in vm1.xml.
+fn define_bound_guest(host: &Host) {
     host.start_for_the_first_time(VM1, "nkp-a");
     let xml = format!(
         "<domain type='kvm'><name>vm1</name><uuid>{VM1}</uuid><devices><tpm model='tpm-crb'>\
@@ -252,9 +250,58 @@ fn check_names_the_key_manager_where_the_key_is_not_here_or_has_expired() {
          secret='6dd3e4a5-1f2e-4a0b-9c8d-000000000001'/></backend></tpm></devices></domain>"
     );
     host.file("vm1.xml", &xml);
-    sql(&host, "UPDATE key_ref SET first_used_at = NULL");
-    // Without asking libvirt; a start that goes on says nothing.
-    let check = || run(&host, "replay vm1.xml --no-secret --dry-run");
+    sql(host, "UPDATE key_ref SET first_used_at = NULL");
+}
+
+/// Would vm1 start? Without asking libvirt; a start that goes on says nothing.
+fn check(host: &Host) -> Ran {
+    run(host, "replay vm1.xml --no-secret --dry-run")
+}
+
+/// VG104: without a key manager only the recovery file helps, with one a command does, and both are named.
+#[test]
+fn a_damaged_sealed_key_is_opened_by_its_key_manager_and_every_hint_says_so() {
+    let host = host();
+    run(&host, "provider create nkp-a").succeeds();
+    define_bound_guest(&host);
+    let spoil = || {
+        let key = host.kek("nkp-a").key_id().to_string();
+        fs::write(host.state_dir().join("keys").join(key), "nonsense").unwrap();
+    };
+    let advised_by_doctor = || {
+        let found = json(&host, "doctor");
+        let found = found.as_array().unwrap().iter();
+        let mut advised = found.filter(|it| it["what"].as_str().unwrap().contains("does not open"));
+        advised.next().unwrap()["command"].clone()
+    };
+    run(&host, "provider slot add nkp-a box:one").succeeds();
+    spoil();
+    let hint = "open it: vtpm-guard open nkp-a; or restore it: vtpm-guard provider import FILE";
+    let refused = check(&host).ends_with(1);
+    assert!(refused.stdout.contains("VG104"), "{refused:?}");
+    assert!(refused.stdout.contains(hint), "{refused:?}");
+    assert_eq!(advised_by_doctor(), hint);
+    run(&host, "provider slot add nkp-a other:two")
+        .ends_with(4)
+        .saying("if a key manager has it: vtpm-guard open; else restore it");
+    run(&host, "open nkp-a").succeeds();
+    check(&host).succeeds();
+
+    run(&host, "provider slot remove nkp-a box:one").succeeds();
+    spoil();
+    let hint = "restore it: vtpm-guard provider import FILE";
+    let refused = check(&host).ends_with(1);
+    assert!(refused.stdout.contains(hint), "{refused:?}");
+    assert!(!refused.stdout.contains("vtpm-guard open"), "{refused:?}");
+    assert_eq!(advised_by_doctor(), hint);
+}
+
+#[test]
+fn check_names_the_key_manager_where_the_key_is_not_here_or_has_expired() {
+    let host = host();
+    run(&host, "provider create nkp-a --slot box:one").succeeds();
+    define_bound_guest(&host);
+    let check = || check(&host);
     check().succeeds();
     configure(&host, "max_age = \"1h\"");
     check().succeeds();

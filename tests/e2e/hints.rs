@@ -20,6 +20,7 @@ const SCENES: &[Scene] = &[
     (Code::ProviderKeyMismatch, provider_key_mismatch),
     (Code::ProviderAmbiguous, provider_ambiguous),
     (Code::ProviderSealed, provider_sealed),
+    (Code::ProviderSealed, key_managers::opened_after_damage),
     (Code::KekNotHere, key_managers::opened_after_a_reboot),
     (Code::KekExpired, key_managers::opened_again),
     (Code::ProviderTimeout, slow_tpm::retried_not_imported),

@@ -76,6 +76,17 @@ pub(crate) fn opened_after_a_reboot() {
     assert_eq!(host.tpms_made(&guest), 1);
 }
 
+/// The hint of VG104, followed: a sealed key that was never exported, and that a key manager opens.
+pub(crate) fn opened_after_damage() {
+    let (host, guest) = Host::with_box("sealed");
+    let (_, key_id) = host.provider("nkp-a");
+    host.write(&format!("{DISK}/{key_id}"), "nonsense");
+    let hint = host.refused(&guest, Code::ProviderSealed);
+    host.follow(&hint, "vtpm-guard open nkp-a", &[]).ok();
+    host.start_and_stop(&guest);
+    assert_eq!(host.tpms_made(&guest), 1);
+}
+
 /// The hint of VG106, followed.
 pub(crate) fn opened_again() {
     let (host, guest) = Host::with_box("sealed");

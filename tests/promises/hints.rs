@@ -145,6 +145,12 @@ fn refusals(word: &str) -> Vec<Refusal> {
         Refusal::ProviderSealed {
             provider: word(),
             reason: word(),
+            kms: Vec::new(),
+        },
+        Refusal::ProviderSealed {
+            provider: word(),
+            reason: word(),
+            kms: vec![word()],
         },
         Refusal::KekNotHere {
             provider: word(),

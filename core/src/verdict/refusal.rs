@@ -48,6 +48,8 @@ pub enum Refusal {
         provider: String,
         /// Why.
         reason: String,
+        /// The sections of the configuration that say where key managers are that open it.
+        kms: Vec<String>,
     },
     /// The provider's KEK is not on this host; key managers open it.
     KekNotHere {

@@ -113,14 +113,13 @@ impl From<KeyringError> for CommandError {
 impl From<&KeyringError> for CommandError {
     fn from(error: &KeyringError) -> Self {
         let hint = match error {
-            KeyringError::Missing(_) => &format!(
+            KeyringError::Missing(_)
+            | KeyringError::Damaged { .. }
+            | KeyringError::UnsealFailed { .. } => &format!(
                 "if a key manager has it: {}; else restore it: {}",
                 Command::Open,
                 Command::ProviderImport(Arg::FILE)
             ),
-            KeyringError::Damaged { .. } | KeyringError::UnsealFailed { .. } => {
-                &format!("restore the key: {}", Command::ProviderImport(Arg::FILE))
-            }
             KeyringError::NotTrusted { .. } => &trusted_files("go-rwx"),
             KeyringError::Io(io) if io.kind() == ErrorKind::PermissionDenied => {
                 return Self::no_permission(error);

@@ -26,8 +26,10 @@ pub(super) fn remedy(code: Code) -> String {
             Command::KeyBind(Arg::DOMAIN, Arg::NAME)
         ),
         Code::ProviderSealed => format!(
-            "Import the provider again from its recovery file: {}. This seals the key again; the \
-             guests need no change.",
+            "If a key manager has the provider's key, let it open it: {}. Otherwise import the \
+             provider again from its recovery file: {}. Both seal the key again; the guests need \
+             no change.",
+            Command::Open,
             Command::ProviderImport(Arg::FILE)
         ),
         Code::KekNotHere => format!(

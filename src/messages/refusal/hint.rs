@@ -5,7 +5,7 @@ use std::path::Path;
 use super::other_argument;
 use crate::domain::TpmVersion;
 use crate::ids::KeyRefId;
-use crate::messages::{Arg, Command, Named};
+use crate::messages::{Arg, Command, Named, kind};
 use crate::verdict::elsewhere::{ElsewhereKind, RelatedGuest, StateElsewhere};
 use crate::verdict::facts::{Obstacle, StoreAccessError};
 use crate::verdict::refusal::Refusal;
@@ -24,9 +24,11 @@ pub(super) fn hint(named: Named<'_>, why: &Refusal) -> String {
     match why {
         Refusal::ProviderMissing {
             key_id: Some(_), ..
-        }
-        | Refusal::ProviderSealed { .. } => {
+        } => {
             format!("restore it: {}", Command::ProviderImport(Arg::FILE))
+        }
+        Refusal::ProviderSealed { provider, kms, .. } => {
+            reopen(Arg::provider_named(provider), !kms.is_empty())
         }
         Refusal::ProviderMissing { key_id: None, .. } => format!(
             "restore it: {}; or bind the guest to another one: {bind}",
@@ -253,6 +255,16 @@ fn keys_retired(guest: Arg, key_refs: &[KeyRefId]) -> String {
         "for details: {show}; {again}: {again_with}; if the right key is not there, {}",
         not_imported(guest)
     )
+}
+
+/// What brings back a provider's key whose sealed file does not open on this host.
+pub fn reopen(provider: Arg<kind::Provider>, by_key_manager: bool) -> String {
+    let restore = format!("restore it: {}", Command::ProviderImport(Arg::FILE));
+    if by_key_manager {
+        format!("open it: {}; or {restore}", Command::OpenOf(provider))
+    } else {
+        restore
+    }
 }
 
 /// The beginning of a hint whose command needs libvirt to know the guest.

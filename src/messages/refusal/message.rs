@@ -60,7 +60,9 @@ pub(super) fn message(why: &Refusal) -> String {
             key_id.short(),
             labels(candidates)
         ),
-        Refusal::ProviderSealed { provider, reason } => format!(
+        Refusal::ProviderSealed {
+            provider, reason, ..
+        } => format!(
             "the key of provider {} cannot be opened on this host: {reason}",
             quoted(provider)
         ),

@@ -3,6 +3,8 @@
 mod hint;
 mod message;
 
+pub use hint::reopen;
+
 use super::{Arg, Named, label, one_line, quoted};
 use crate::verdict::Finding;
 use crate::verdict::elsewhere::OtherGuest;

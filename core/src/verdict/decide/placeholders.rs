@@ -149,10 +149,7 @@ fn sealed(case: &Case<'_>, owner: &Provider) -> Option<Refusal> {
         Some(KekState::Sealed(reason)) => reason.clone(),
         None => "its key was not tried".to_owned(),
     };
-    Some(Refusal::ProviderSealed {
-        provider: owner.name.clone(),
-        reason,
-    })
+    Some(provider::sealed(owner, reason))
 }
 
 fn provider_missing(rows: &[KeyRef]) -> Refusal {

@@ -44,10 +44,9 @@ pub(super) fn why_not_opened(
 ) -> Refusal {
     match not_opened {
         NotOpened::NoProvider { key_id } => not_owned(row, *key_id, references),
-        NotOpened::Sealed { key_id, reason } => Refusal::ProviderSealed {
-            provider: owner_name(row, *key_id, references),
-            reason: reason.clone(),
-        },
+        NotOpened::Sealed { key_id, reason } => of_holder(row, *key_id, references, |owner| {
+            sealed(owner, reason.clone())
+        }),
         NotOpened::NotHere { key_id } => of_holder(row, *key_id, references, not_here),
         NotOpened::Expired { key_id } => of_holder(row, *key_id, references, expired),
         NotOpened::TimedOut { key_id } => Refusal::ProviderTimedOut {
@@ -64,16 +63,23 @@ pub(super) fn why_not_opened(
 /// The refusal where this host does not hold the KEK of `owner`. One that no key manager opens was sealed here, and
 /// is gone.
 pub(super) fn not_here(owner: &Provider) -> Refusal {
-    let (provider, key_id) = (owner.name.clone(), owner.key_id);
-    let kms = owner.kms.names.clone();
-    if kms.is_empty() {
-        let reason = format!("this host holds no key {key_id}");
-        return Refusal::ProviderSealed { provider, reason };
+    let key_id = owner.key_id;
+    if owner.kms.names.is_empty() {
+        return sealed(owner, format!("this host holds no key {key_id}"));
     }
     Refusal::KekNotHere {
-        provider,
+        provider: owner.name.clone(),
         key_id,
-        kms,
+        kms: owner.kms.names.clone(),
+    }
+}
+
+/// The refusal where the KEK of `owner` is sealed so that it does not open here.
+pub(super) fn sealed(owner: &Provider, reason: String) -> Refusal {
+    Refusal::ProviderSealed {
+        provider: owner.name.clone(),
+        reason,
+        kms: owner.kms.names.clone(),
     }
 }
 
@@ -91,7 +97,7 @@ fn of_holder(
     row: &KeyRef,
     key_id: KeyId,
     references: &References,
-    refusal: fn(&Provider) -> Refusal,
+    refusal: impl FnOnce(&Provider) -> Refusal,
 ) -> Refusal {
     let owner = owner(row, key_id, references).map(|(_, owner)| owner);
     let holders = references.providers.iter();

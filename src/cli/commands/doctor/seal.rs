@@ -5,7 +5,7 @@ use super::key::export;
 use crate::host::dirs;
 use crate::keyring::{KeyringError, Seal};
 use crate::manage::checks::KeyFinding;
-use crate::messages::{Arg, Command, quoted};
+use crate::messages::{Arg, Command, quoted, reopen};
 use crate::verdict::facts::Provider;
 
 pub(super) fn describe(finding: &KeyFinding) -> Described {
@@ -28,7 +28,7 @@ pub(super) fn describe(finding: &KeyFinding) -> Described {
                 quoted(&provider.name)
             ),
             "the guests that are bound to it cannot start",
-            format!("restore it: {}", Command::ProviderImport(Arg::FILE)),
+            reopen(Arg::provider(provider), !provider.kms.names.is_empty()),
         ),
         KeyFinding::SlowToOpen {
             provider,

@@ -226,10 +226,37 @@ fn a_sealed_provider_key_is_refused_unless_libvirts_secret_can_be_used() {
         refusal(&facts),
         Refusal::ProviderSealed {
             provider: "a".to_owned(),
-            reason
+            reason,
+            kms: Vec::new(),
         }
     );
     assert_eq!(verdict(&facts.host(hidden())), "allow HostSecret");
+}
+
+/// Rows 24 and 48.
+#[test]
+fn a_sealed_provider_key_that_a_key_manager_opens_is_refused_with_the_name_of_that() {
+    let sealed_and_managed = |provider: &str| Refusal::ProviderSealed {
+        provider: provider.to_owned(),
+        reason: "no host key".to_owned(),
+        kms: vec!["vault".to_owned()],
+    };
+    let guest = || {
+        guest()
+            .provider("a", 1, 'A')
+            .opened_by_kms('A', "vault")
+            .kek_sealed('A')
+    };
+    for row in [sealed(1, "a", 1, 'A'), placeholder(1, "a", 1)] {
+        assert_eq!(refusal(&guest().row(row)), sealed_and_managed("a"));
+    }
+    // Of several that have it and that the row does not name, the first by name is named: it can be opened.
+    let several = self::guest()
+        .provider("c", 3, 'A')
+        .provider("b", 2, 'A')
+        .opened_by_kms('A', "vault")
+        .row(sealed(1, "gone", 9, 'A'));
+    assert_eq!(refusal(&several), sealed_and_managed("b"));
 }
 
 /// Rows 24, 25 and 48.
