@@ -9,7 +9,7 @@ use crate::ids::{DomainUuid, KeyRefId};
 use crate::messages;
 use crate::store::{Access, Change, Event, Origin, StoreError};
 use crate::verdict::decide::{XmlKey, xml_key};
-use crate::verdict::facts::{Facts, FleetQuestion, KeyRef, StoreAccessError};
+use crate::verdict::facts::{Facts, FleetQuestion, KeyRef, StoreAccessError, TpmState};
 use crate::verdict::refusal::Refusal;
 use crate::verdict::repair::Repair;
 
@@ -40,7 +40,12 @@ pub enum Learnt {
     /// The XML has none.
     NoKey,
     /// They are those of another guest.
-    OfOther(DomainUuid),
+    OfOther {
+        /// That guest.
+        original: DomainUuid,
+        /// Whether this guest has a TPM state.
+        has_state: bool,
+    },
     /// They are retired here.
     Retired,
     /// They do not open the guest's TPM state.
@@ -104,7 +109,13 @@ fn attempt(
         XmlKey::ToLearn(key) => key,
         XmlKey::Known => return Ok(Learnt::Known),
         XmlKey::None => return Ok(Learnt::NoKey),
-        XmlKey::OfOther(original) => return Ok(Learnt::OfOther(original)),
+        XmlKey::OfOther(original) => {
+            let has_state = gathered.facts.state != TpmState::Absent;
+            return Ok(Learnt::OfOther {
+                original,
+                has_state,
+            });
+        }
         XmlKey::Retired => return Ok(Learnt::Retired),
         XmlKey::Refuted => return Ok(Learnt::Refuted),
         XmlKey::OutOfReach(refusal) => return Ok(Learnt::OutOfReach(refusal)),

@@ -55,7 +55,10 @@ pub(crate) enum NotRebuilt {
     /// Its XML has no key.
     NoKey,
     /// Its XML has the key of another guest, of which it is a copy.
-    OfOther(DomainUuid),
+    OfOther {
+        original: DomainUuid,
+        has_state: bool,
+    },
     /// The key of its XML is retired here.
     Retired,
     /// The key of its XML does not open its TPM state.
@@ -143,7 +146,16 @@ fn rebuilt(guest: GuestRef, learnt: Result<Learnt, LearnError>) -> RebuiltGuest 
         }
         Ok(Learnt::Known) => (Known, None),
         Ok(Learnt::NoKey) => (NoKey, Some(NotRebuilt::NoKey)),
-        Ok(Learnt::OfOther(original)) => (NoKey, Some(NotRebuilt::OfOther(original))),
+        Ok(Learnt::OfOther {
+            original,
+            has_state,
+        }) => {
+            let why = NotRebuilt::OfOther {
+                original,
+                has_state,
+            };
+            (NoKey, Some(why))
+        }
         Ok(Learnt::Retired) => (NoKey, Some(NotRebuilt::Retired)),
         Ok(Learnt::Refuted) => (Failed, Some(NotRebuilt::Refuted)),
         Ok(Learnt::OutOfReach(why)) => (Failed, Some(NotRebuilt::OutOfReach(why))),

@@ -6,6 +6,7 @@ use std::os::unix::fs::symlink;
 use super::fixture::{Defined, Fixture};
 use super::kill;
 use crate::clock::Timestamp;
+use crate::domain::{TravellingKey, TravellingKeys};
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::manage::clone::{CloneAction, CloneError, Cloned, clone};
@@ -157,6 +158,63 @@ fn what_cannot_be_a_clone_is_refused() {
         refused("unbound", "vm2"),
         CloneError::NotBound(..)
     ));
+}
+
+/// A guest whose XML and TPM state are copies of another guest's, which is on another host: nothing here knows that one.
+fn copy_of_a_stranger(fixture: &Fixture) -> (DomainUuid, Defined) {
+    let (original, copy) = pair(fixture);
+    let row = fixture.rows(&original).remove(0).key_ref;
+    fixture.redefine_with_keys(
+        &copy,
+        &TravellingKeys {
+            domain: Some(original.uuid),
+            keys: vec![TravellingKey {
+                wrapped_dek: row.wrapped_dek.unwrap(),
+                provider: row.provider_name,
+            }],
+            fault: None,
+        },
+    );
+    fixture.libvirt.guests.undefine("vm1");
+    fixture.sql("DELETE FROM key_ref; DELETE FROM event");
+    (original.uuid, copy)
+}
+
+#[test]
+fn a_copied_xml_has_the_key_of_an_original_that_this_host_does_not_know() {
+    let fixture = Fixture::new();
+    let (original, copy) = copy_of_a_stranger(&fixture);
+    assert!(!fixture.would_start(&copy));
+    let done = clone(&fixture.host, &original.to_string(), "vm2").unwrap();
+    assert_eq!(done.action, CloneAction::Copied);
+    assert_eq!(fixture.opening_row(&copy), Some(done.key_ref));
+    assert!(fixture.would_start(&copy));
+    // The key of the guest that the XML names, and of no other.
+    fixture.sql("DELETE FROM key_ref");
+    let other = DomainUuid::random().to_string();
+    assert!(matches!(
+        clone(&fixture.host, &other, "vm2"),
+        Err(CloneError::NoKeyHere(..))
+    ));
+}
+
+#[test]
+fn what_is_missing_for_a_copied_xml_is_told() {
+    let fixture = Fixture::new();
+    let (original, copy) = copy_of_a_stranger(&fixture);
+    let original = original.to_string();
+    let refused = || clone(&fixture.host, &original, "vm2").unwrap_err();
+    let state = fs::read(fixture.state_file(&copy)).unwrap();
+    // It belongs to another key, which neither the XML nor the store has.
+    fixture.encrypt_state(&copy, &Dek::generate().unwrap());
+    assert!(matches!(refused(), CloneError::NoKeyHere(_, _, None)));
+    fixture.write_state(&copy, &state);
+    fixture.sql("DELETE FROM key_provider WHERE name = 'a'");
+    assert!(matches!(
+        refused(),
+        CloneError::ProviderMissing(_, _, provider) if provider == "a"
+    ));
+    assert_eq!(fixture.rows(&copy).len(), 0);
 }
 
 #[test]

@@ -409,6 +409,28 @@ fn what_cannot_be_rebuilt_is_told_for_each_guest() {
 }
 
 #[test]
+fn whether_a_copied_xml_has_a_state_whose_key_is_missing_is_told() {
+    let (fixture, guests) = host_that_lost_its_rows();
+    let other = &guests[1];
+    let keys = fixture.domain(other).travelling.unwrap();
+    fixture.redefine_with_keys(&fixture.define("copy"), &keys);
+    let has_state = || {
+        let rebuilt = rebuild_store(&fixture, true).guests;
+        let mut copies = rebuilt.into_iter().filter_map(|guest| guest.why);
+        match copies.next() {
+            Some(NotRebuilt::OfOther {
+                original,
+                has_state,
+            }) if original == other.uuid => has_state,
+            why => panic!("{why:?}"),
+        }
+    };
+    assert!(!has_state());
+    fixture.encrypt_state(&fixture.defined("copy"), &Dek::generate().unwrap());
+    assert!(has_state());
+}
+
+#[test]
 fn reset_finds_the_key_of_the_xml() {
     let (fixture, guests) = host_that_lost_its_rows();
     let guest = &guests[0];

@@ -97,6 +97,16 @@ fn refusals_about_two(name: &str) -> impl Iterator<Item = Refusal> {
                 refuted: is_defined,
                 is_defined,
             },
+            Refusal::KeyOfOriginal {
+                original: other(is_defined).uuid,
+                is_lost: true,
+                is_defined,
+            },
+            Refusal::KeyOfOriginal {
+                original: other(is_defined).uuid,
+                is_lost: false,
+                is_defined,
+            },
         ]
     })
 }
@@ -108,14 +118,6 @@ fn refusals(word: &str) -> Vec<Refusal> {
     let secret = secret();
     let (key_ref, key_refs) = (KeyRefId(1), vec![KeyRefId(1), KeyRefId(2)]);
     vec![
-        Refusal::KeyOfOriginal {
-            original: DomainUuid::random(),
-            is_lost: false,
-        },
-        Refusal::KeyOfOriginal {
-            original: DomainUuid::random(),
-            is_lost: true,
-        },
         Refusal::XmlKeyCorrupt {
             reason: word(),
             is_newer: false,

@@ -102,6 +102,8 @@ pub enum Refusal {
         original: DomainUuid,
         /// Whether there is a TPM, so that a key is missed for it.
         is_lost: bool,
+        /// Whether libvirt knows the guest itself.
+        is_defined: bool,
     },
     /// The key that came with the guest's XML does not authenticate.
     XmlKeyCorrupt {

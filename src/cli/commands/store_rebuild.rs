@@ -69,11 +69,15 @@ fn note(guest: &RebuiltGuest) -> Option<String> {
             let check = Command::Check(guest.guest.arg.clone());
             format!("{label}: its XML has no key; for what its start would do: {check}")
         }
-        NotRebuilt::OfOther(original) => in_words(
+        NotRebuilt::OfOther {
+            original,
+            has_state,
+        } => in_words(
             guest,
             &Refusal::KeyOfOriginal {
                 original: *original,
-                is_lost: false,
+                is_lost: *has_state,
+                is_defined: true,
             },
         ),
         NotRebuilt::Retired => {

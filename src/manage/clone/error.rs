@@ -35,6 +35,12 @@ pub(crate) enum CloneError {
     /// No key of the original opens the clone's TPM state; why one could not be tried, if so.
     #[error("no key opens it")]
     NotOpened(Original, GuestRef, Option<String>),
+    /// Nor has this host a key of the original.
+    #[error("no key of it")]
+    NoKeyHere(Original, GuestRef, Option<String>),
+    /// Nor is the provider of this name here, which a key of the original in the clone's XML needs.
+    #[error("provider {2} is missing")]
+    ProviderMissing(Original, GuestRef, String),
     /// The clone's own key opens its TPM state, and is retired.
     #[error("retired")]
     Retired(GuestRef, KeyRefId),

@@ -20,13 +20,14 @@ use super::host::{BrokenConfig, Host, HostError, default_deadline};
 use super::providers::ProviderRef;
 use super::stopped_guest::{DefinedGuest, StoppedError};
 use crate::clock::Timestamp;
+use crate::domain::Domain;
 use crate::guard::Guard;
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::keyring::unlock::{OpenedKey, Unlocker};
 use crate::store::{Access, AddKey, BindingChange, Origin, OtherKeys, Store, StoreError};
 use crate::swtpm::{EncryptedState, StateFile, read_state, state_path};
 use crate::tpm_copies::restore_copy;
-use crate::verdict::facts::{KeyRef, Provider, for_new_keys, provider_of};
+use crate::verdict::facts::{KeyRef, Provider, Travelling, for_new_keys, provider_of};
 
 /// What `key clone` did.
 #[derive(Debug, Serialize)]
@@ -194,14 +195,53 @@ impl Cloning<'_> {
                 not_recorded: None,
             });
         }
-        match self.opening(self.original.uuid(), state)? {
-            Some((key, _)) => self.wrap_for_clone(&key, CloneAction::Copied),
-            None => Err(CloneError::NotOpened(
-                self.original.clone(),
-                self.clone.reference(),
-                self.unlocker.why_not(),
-            )),
+        let row = self.opening(self.original.uuid(), state)?;
+        let key = match row {
+            Some((key, _)) => Some(key),
+            None => self.opening_of_xml(state)?,
+        };
+        match key {
+            Some(key) => self.wrap_for_clone(&key, CloneAction::Copied),
+            None => Err(self.not_opened()?),
         }
+    }
+
+    /// The key in the clone's XML that opens this state: the XML is a copy of the original's, and has its keys also where
+    /// the store knows nothing of the original.
+    fn opening_of_xml(&mut self, state: &EncryptedState) -> Result<Option<OpenedKey>, HostError> {
+        let known = self
+            .store
+            .references(self.original.uuid(), Timestamp::now())?;
+        let of_original = self.xml_of_original();
+        let opened = self
+            .unlocker
+            .open_travelling(&known, Some(&of_original), default_deadline());
+        let mut opened = opened.into_iter();
+        Ok(opened.find(|key| state.is_opened_by(&key.dek)))
+    }
+
+    /// The clone's XML as the original's, which it is a copy of: keys in it are wrapped for that guest.
+    fn xml_of_original(&self) -> Domain {
+        Domain {
+            uuid: self.original.uuid(),
+            ..self.clone.domain.clone()
+        }
+    }
+
+    /// No key opens the clone's state: what is missing for it.
+    fn not_opened(&self) -> Result<CloneError, HostError> {
+        let original = self.original.uuid();
+        let (here, clone) = (self.original.clone(), self.clone.reference());
+        let known = self.store.references(original, Timestamp::now())?;
+        let in_xml = Travelling::of(&self.xml_of_original(), &known, Timestamp::now()).keys;
+        let mut homeless = in_xml.into_iter().filter(|key| key.provider_uuid.is_none());
+        if let Some(key) = homeless.next() {
+            return Ok(CloneError::ProviderMissing(here, clone, key.provider_name));
+        }
+        if self.store.all_key_refs(Some(original), true)?.is_empty() {
+            return Ok(CloneError::NoKeyHere(here, clone, self.unlocker.why_not()));
+        }
+        Ok(CloneError::NotOpened(here, clone, self.unlocker.why_not()))
     }
 
     /// The key of a guest that opens this state, and whether it is retired: the clone may be

@@ -79,14 +79,20 @@ pub(super) fn hint(named: Named<'_>, why: &Refusal) -> String {
              TPM: {bind}",
             Command::KeyUse((*key_ref).into())
         ),
-        Refusal::KeyOfOriginal { original, is_lost } => {
+        Refusal::KeyOfOriginal {
+            original,
+            is_lost,
+            is_defined,
+        } => {
             let clone = Command::KeyClone((*original).into(), guest());
-            let same = format!("give it the same key: {clone}");
-            if *is_lost {
-                same
+            let what = if *is_lost {
+                format!("give it the same key: {clone}")
             } else {
-                format!("{same}; or a new one, for a new TPM: {bind}")
-            }
+                format!(
+                    "for a new TPM: {bind}; for that guest's TPM, copy or restore its state, then: {clone}"
+                )
+            };
+            define_first(*is_defined) + &what
         }
         Refusal::Unmanaged => format!("adopt it: {}", Command::AdoptWith(guest(), Arg::NAME)),
         Refusal::KeyInMemoryOnly {

@@ -103,7 +103,9 @@ pub(super) fn message(why: &Refusal) -> String {
             "the vTPM has no key in use, and its used key (key reference {key_ref}) is retired; the \
              TPM state is gone: libvirt would create a new, empty TPM"
         ),
-        Refusal::KeyOfOriginal { original, is_lost } => format!(
+        Refusal::KeyOfOriginal {
+            original, is_lost, ..
+        } => format!(
             "the vTPM has {}, and its XML has the key of guest {original}, of which it is a copy",
             if *is_lost {
                 "state but no key"

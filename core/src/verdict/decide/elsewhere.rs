@@ -43,11 +43,11 @@ fn refined(facts: &Facts, found: &Elsewhere, refusal: Refusal) -> Refusal {
     let arrives = facts.state_arrives();
     match refusal {
         Refusal::KeyMissing => key_missing(facts, found),
-        Refusal::KeyLost if arrives => original(facts, true)
-            .or_else(|| retired_keys(facts))
-            .unwrap_or(Refusal::KeyNotImported),
+        // Also of a copied XML: no state is there yet that would prove the original's key, and the host where the guest
+        // runs has it.
+        Refusal::KeyLost if arrives => retired_keys(facts).unwrap_or(Refusal::KeyNotImported),
         Refusal::KeyLost => known_key(facts, found, false)
-            .or_else(|| original(facts, true))
+            .or_else(|| original(facts, found, true))
             .unwrap_or(if has_providers(facts) {
                 Refusal::KeyUnknown
             } else {
@@ -103,14 +103,17 @@ fn key_missing(facts: &Facts, found: &Elsewhere) -> Refusal {
                 domain: domain.uuid,
             }
         }
-        (None, None, _) => original(facts, false).unwrap_or(Refusal::KeyMissing),
+        (None, None, _) => original(facts, found, false).unwrap_or(Refusal::KeyMissing),
     }
 }
 
 /// The refusal that names the guest whose key this guest's XML has, if it is another one.
-fn original(facts: &Facts, is_lost: bool) -> Option<Refusal> {
-    let original = facts.travelling.original?;
-    Some(Refusal::KeyOfOriginal { original, is_lost })
+fn original(facts: &Facts, found: &Elsewhere, is_lost: bool) -> Option<Refusal> {
+    Some(Refusal::KeyOfOriginal {
+        original: facts.travelling.original?,
+        is_lost,
+        is_defined: found.is_defined,
+    })
 }
 
 /// The refusal that names the retired keys of the guest that open. None can be proven by a state that

@@ -146,6 +146,31 @@ impl From<CloneError> for CommandError {
                 "show what its keys need: {}",
                 Command::KeyShow(original.reference().arg.clone())
             )),
+            CloneError::NoKeyHere(original, clone, untried) => Self::refused(format!(
+                "this host has no key of {} that opens the TPM state of {}{}",
+                original.label(),
+                clone.label(),
+                but(untried)
+            ))
+            .with_hint(format!(
+                "import it from the backup of a store that has it: {}",
+                Command::KeyImportAs(
+                    clone.arg,
+                    Arg::BACKUP,
+                    original.reference().arg.clone()
+                )
+            )),
+            CloneError::ProviderMissing(original, clone, provider) => Self::refused(format!(
+                "no key of {} on this host opens the TPM state of {}, and one in its XML needs provider {}, \
+                 which is not on this host",
+                original.label(),
+                clone.label(),
+                quoted(&provider)
+            ))
+            .with_hint(format!(
+                "restore it, then retry: {}",
+                Command::ProviderImport(Arg::FILE)
+            )),
             CloneError::Retired(clone, id) => Self::refused(format!(
                 "{} already has the key of its TPM state, but it is retired",
                 clone.label()

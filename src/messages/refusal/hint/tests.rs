@@ -91,6 +91,26 @@ fn a_relative_is_named_by_what_can_only_be_it() {
 }
 
 #[test]
+fn a_copied_xml_is_defined_first_and_a_new_tpm_is_only_for_a_guest_without_one() {
+    let original = DomainUuid::parse(OTHER).unwrap();
+    let hint = |is_lost, is_defined| {
+        hint(&Refusal::KeyOfOriginal {
+            original,
+            is_lost,
+            is_defined,
+        })
+    };
+    let clone = format!("vtpm-guard key clone {OTHER} vm1");
+    for is_lost in [true, false] {
+        let defined = hint(is_lost, true);
+        assert!(defined.ends_with(&clone), "{defined}");
+        assert_eq!(defined.contains("new TPM"), !is_lost, "{defined}");
+        let undefined = format!("define it first (virsh define FILE); {defined}");
+        assert_eq!(hint(is_lost, false), undefined);
+    }
+}
+
+#[test]
 fn the_holder_of_the_key_is_named() {
     let of = |holder| Refusal::KeyOfOtherGuest {
         holder,

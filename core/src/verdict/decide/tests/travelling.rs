@@ -378,15 +378,20 @@ fn a_copied_xml_names_its_original() {
         facts.travelling.original = Some(other_guest());
         facts
     };
-    let named = |is_lost| Refusal::KeyOfOriginal {
+    let named = |is_lost, is_defined| Refusal::KeyOfOriginal {
         original: other_guest(),
         is_lost,
+        is_defined,
     };
-    assert_eq!(refusal(&copied(guest())), named(false));
-    let undefined = guest().elsewhere(|found| found.is_defined = false);
-    assert_eq!(refusal(&copied(undefined)), named(false));
-    assert_eq!(refusal(&copied(guest().state(Encrypted))), named(true));
-    assert_eq!(refusal(&copied(guest().arriving())), named(true));
+    let undefined = || guest().elsewhere(|found| found.is_defined = false);
+    for (facts, is_defined) in [(guest(), true), (undefined(), false)] {
+        assert_eq!(refusal(&copied(facts.clone())), named(false, is_defined));
+        let encrypted = copied(facts.clone().state(Encrypted));
+        assert_eq!(refusal(&encrypted), named(true, is_defined));
+        // Nothing is there yet that the original's key could open; the other host has the guest's.
+        let arriving = copied(facts.arriving());
+        assert_eq!(refusal(&arriving), Refusal::KeyNotImported);
+    }
     let bound = guest().provider("a", 1, 'A').row(placeholder(1, "a", 1));
     assert_eq!(
         verdict(&copied(bound)),
