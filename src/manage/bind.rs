@@ -58,7 +58,10 @@ pub(crate) enum BindRemark {
     /// libvirt defines the guest, without an emulated TPM.
     NoTpm,
     /// Its vTPM is not encrypted: no key is made at its start.
-    NotEncrypted,
+    NotEncrypted {
+        /// Whether it has a TPM state, which could be encrypted.
+        has_state: bool,
+    },
     /// libvirt has a value for its secret, which root can read: that is its key.
     ReadableValue(SecretUuid),
     /// libvirt has a value that nobody can read: no key is made while it has.
@@ -232,12 +235,13 @@ impl Host {
                 Ok(Some(_)) | Err(_) => Vec::new(),
             });
         };
-        let Some(secret) = vtpm.secret_uuid else {
-            return Ok(vec![BindRemark::NotEncrypted]);
-        };
         let has_state = || {
             let place = super::tpm_place::find(states, bound.uuid, Some(&vtpm), None);
             !matches!(place.state, StateFile::Absent)
+        };
+        let Some(secret) = vtpm.secret_uuid else {
+            let has_state = has_state();
+            return Ok(vec![BindRemark::NotEncrypted { has_state }]);
         };
         let first = match self.foreign_value(secret) {
             None => has_state().then_some(BindRemark::HasState),

@@ -44,6 +44,7 @@ const SCENES: &[Scene] = &[
     (Code::StoreTooNew, store_too_new),
     (Code::DomainXmlInvalid, domain_xml_invalid),
     (Code::UnencryptedVtpm, unencrypted_vtpm),
+    (Code::UnencryptedVtpm, unencrypted_vtpm_of_a_new_guest),
     (Code::RunsElsewhere, runs_elsewhere),
     (Code::EncryptionMismatch, plain_state_under_an_encrypted_xml),
     (Code::EncryptionMismatch, encrypted_state_under_a_plain_xml),
@@ -511,6 +512,33 @@ fn unencrypted_vtpm() {
     let hint = host.refused(&guest, Code::UnencryptedVtpm);
     let encrypt = "vtpm-guard encrypt vm1 --provider NAME";
     host.follow(&hint, encrypt, &[("NAME", "nkp-a")]).ok();
+    host.start_running(&guest);
+    assert_eq!(host.tpms_made(&guest), 1);
+}
+
+fn unencrypted_vtpm_of_a_new_guest() {
+    let host = Host::new();
+    host.create_provider("nkp-a");
+    let guest = host.define_guest("vm1", Tpm::Plain);
+    host.configure("[policy]\nunencrypted = \"deny\"\n");
+    let hint = host.refused(&guest, Code::UnencryptedVtpm);
+    // There is no state that `encrypt` could encrypt, which says the same.
+    let refused = host.guard(&["encrypt", "vm1", "--provider", "nkp-a"]);
+    assert_eq!(refused.status, 1, "{refused:#?}");
+    let bind = "vtpm-guard key bind vm1 --provider NAME";
+    assert!(refused.stderr.contains(bind), "{refused:#?}");
+    let bound = host.follow(&hint, bind, &[("NAME", "nkp-a")]).ok();
+    assert!(bound.stderr.contains("virsh edit vm1"), "{bound:#?}");
+    assert!(!bound.stderr.contains("vtpm-guard encrypt"), "{bound:#?}");
+    let encryption = "<encryption secret='UUID'/>";
+    assert!(hint.contains(encryption), "{hint}");
+    let encryption = encryption.replace("UUID", &SecretUuid::random().to_string());
+    host.follow_edit(
+        &hint,
+        &guest,
+        r"\(<backend type='emulator'[^/]*\)/>",
+        &format!(r"\1>{encryption}</backend>"),
+    );
     host.start_running(&guest);
     assert_eq!(host.tpms_made(&guest), 1);
 }

@@ -93,8 +93,11 @@ fn what_an_administrator_should_know_is_told() {
     let unknown = DomainUuid::random().to_string();
     assert_eq!(remarks(&unknown), [BindRemark::NotDefined]);
 
-    fixture.define_with("plain", DomainUuid::random(), SecretUuid::random(), "");
-    assert_eq!(remarks("plain"), [BindRemark::NotEncrypted]);
+    let plain = fixture.define_with("plain", DomainUuid::random(), SecretUuid::random(), "");
+    let not_encrypted = |has_state| BindRemark::NotEncrypted { has_state };
+    assert_eq!(remarks("plain"), [not_encrypted(false)]);
+    fixture.plain_state(&plain);
+    assert_eq!(remarks("plain"), [not_encrypted(true)]);
 
     let no_tpm = "<domain><name>no-tpm</name><uuid>{}</uuid></domain>";
     let no_tpm = no_tpm.replace("{}", &DomainUuid::random().to_string());

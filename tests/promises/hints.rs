@@ -173,10 +173,21 @@ fn refusals(word: &str) -> Vec<Refusal> {
         },
         Refusal::KeyMissingStateElsewhere(state_elsewhere()),
         Refusal::UsedKeyRetired { key_ref },
-        Refusal::Unmanaged,
         Refusal::KeyInMemoryOnly { retired: None },
         Refusal::KeyInMemoryOnly {
             retired: Some(key_ref),
+        },
+        Refusal::Unmanaged {
+            is_clients: true,
+            is_defined: false,
+        },
+        Refusal::Unmanaged {
+            is_clients: false,
+            is_defined: false,
+        },
+        Refusal::Unmanaged {
+            is_clients: false,
+            is_defined: true,
         },
         Refusal::KeyUnknown,
         Refusal::KeyNotImported,
@@ -269,7 +280,14 @@ fn refusals(word: &str) -> Vec<Refusal> {
         Refusal::Store(StoreAccessError::Corrupt(word())),
         Refusal::Store(StoreAccessError::TooNew { found: 9, known: 1 }),
         Refusal::DomainXmlInvalid { reason: word() },
-        Refusal::UnencryptedVtpm,
+        Refusal::UnencryptedVtpm {
+            has_state: true,
+            is_defined: true,
+        },
+        Refusal::UnencryptedVtpm {
+            has_state: false,
+            is_defined: false,
+        },
         Refusal::EncryptionMismatch {
             state_encrypted: true,
         },

@@ -113,7 +113,12 @@ pub enum Refusal {
         is_newer: bool,
     },
     /// libvirt has a secret of its own for the guest, and the policy refuses unmanaged guests.
-    Unmanaged,
+    Unmanaged {
+        /// Whether it is a client's, which brings it for each start and which nobody can read.
+        is_clients: bool,
+        /// Whether libvirt knows the guest.
+        is_defined: bool,
+    },
     /// Likewise, and that secret is the guard's own: no key reference in use holds its key.
     KeyInMemoryOnly {
         /// The retired row that opens the state.
@@ -262,7 +267,12 @@ pub enum Refusal {
         reason: String,
     },
     /// The policy refuses unencrypted vTPMs.
-    UnencryptedVtpm,
+    UnencryptedVtpm {
+        /// Whether it has a TPM state, or one is on its way: only that can be encrypted.
+        has_state: bool,
+        /// Whether libvirt knows the guest.
+        is_defined: bool,
+    },
     /// XML and state disagree about encryption.
     EncryptionMismatch {
         /// Whether it is the state that is encrypted (and the XML that is not).
@@ -296,7 +306,7 @@ impl Refusal {
             | Self::UsedKeyRetired { .. }
             | Self::KeyOfOriginal { is_lost: false, .. }
             | Self::KeyInMemoryOnly { .. }
-            | Self::Unmanaged => Code::KeyMissing,
+            | Self::Unmanaged { .. } => Code::KeyMissing,
             Self::KeyLost
             | Self::ClientsKeyMissing { .. }
             | Self::KeyUnknown
@@ -334,7 +344,7 @@ impl Refusal {
             Self::Store(StoreAccessError::Corrupt(_)) => Code::StoreCorrupt,
             Self::Store(StoreAccessError::TooNew { .. }) => Code::StoreTooNew,
             Self::DomainXmlInvalid { .. } => Code::DomainXmlInvalid,
-            Self::UnencryptedVtpm => Code::UnencryptedVtpm,
+            Self::UnencryptedVtpm { .. } => Code::UnencryptedVtpm,
             Self::EncryptionMismatch { .. } => Code::EncryptionMismatch,
             Self::RunsElsewhere(_) => Code::RunsElsewhere,
             Self::Internal { .. } => Code::Internal,

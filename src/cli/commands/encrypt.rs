@@ -10,7 +10,6 @@ use crate::cli::ui::error::CommandError;
 use crate::cli::ui::guest_errors::{not_recorded, old_state};
 use crate::cli::ui::host_errors::but;
 use crate::cli::ui::printer::Printer;
-use crate::ids::SecretUuid;
 use crate::manage::encrypt::{EncryptAction, EncryptError, EncryptResult, encrypt};
 use crate::manage::persist_state::Survival;
 use crate::messages::{Arg, Command, quoted};
@@ -92,11 +91,9 @@ impl From<EncryptError> for CommandError {
                     format!("for what its start would do: {check}")
                 } else {
                     format!(
-                        "let its first start make an encrypted one: {}; {}, in the TPM's \
-                         <backend>: <encryption secret='{}'/>",
+                        "let its first start make an encrypted one: {}; {}",
                         Command::KeyBind(guest.arg.clone(), Arg::NAME),
-                        Command::VirshEdit(guest.arg.clone()),
-                        SecretUuid::random()
+                        describe::name_secret(guest.arg.clone())
                     )
                 };
                 let guest = guest.label();

@@ -5,7 +5,7 @@ use crate::ids::SecretUuid;
 use crate::manage::guests::GuestRef;
 use crate::manage::persist_state::{DeletedStates, PersistError, Survival};
 use crate::manage::shared_secrets::SharedSecret;
-use crate::messages::{Arg, Command, count, label, quoted};
+use crate::messages::{Arg, Command, count, kind, label, quoted};
 
 /// "3 guests unknown to libvirt still have keys; …"; `None` for none.
 pub(crate) fn unknown_guests(guests: usize) -> Option<String> {
@@ -19,6 +19,15 @@ pub(crate) fn unknown_guests(guests: usize) -> Option<String> {
     Some(format!(
         "{subject}; if none of them runs on another host: {prune}"
     ))
+}
+
+/// How a guest whose TPM has no state yet gets an encrypted one.
+pub(crate) fn name_secret(guest: Arg<kind::Guest>) -> String {
+    format!(
+        "{}, in the TPM's <backend>: <encryption secret='{}'/>",
+        Command::VirshEdit(guest),
+        SecretUuid::random()
+    )
 }
 
 /// How a guest gets the attribute whose XML libvirt does not keep.

@@ -58,11 +58,14 @@ pub(super) fn remedy(code: Code) -> String {
              guest, the TPM that it belongs to is gone: restore its state from a backup, and use the \
              key again: {}. If the guest is not defined in \
              libvirt, as at the first boot of virt-install, define it first ({}): its UUID may \
-             change at each attempt.",
+             change at each attempt. If policy.unmanaged refuses a guest that has a key in \
+             libvirt: {}; a guest whose client brings its key for each start, as with Nova, cannot \
+             be adopted, and starts only with policy.unmanaged = \"allow\".",
             Command::KeyBind(Arg::DOMAIN, Arg::NAME),
             Command::KeyClone(Arg::OTHER, Arg::DOMAIN),
             Command::KeyUse(Arg::ID),
-            Command::VirshDefine(Arg::FILE)
+            Command::VirshDefine(Arg::FILE),
+            Command::AdoptWith(Arg::DOMAIN, Arg::NAME)
         ),
         Code::KeyLost => format!(
             "The message names the key if this host has it: a retired one ({}), or that of another \
@@ -170,8 +173,12 @@ pub(super) fn remedy(code: Code) -> String {
             Command::CheckXml(Arg::FILE)
         ),
         Code::UnencryptedVtpm => format!(
-            "Encrypt it: {}, or allow it in the configuration.",
-            Command::EncryptWith(Arg::DOMAIN, Arg::NAME)
+            "Encrypt it: {}, or allow it in the configuration. A guest that has never started has no \
+             TPM state to encrypt: bind it ({}), and name a secret in the TPM's <backend>, as \
+             <encryption secret='UUID'/>: {}.",
+            Command::EncryptWith(Arg::DOMAIN, Arg::NAME),
+            Command::KeyBind(Arg::DOMAIN, Arg::NAME),
+            Command::VirshEdit(Arg::DOMAIN)
         ),
         Code::EncryptionMismatch => format!(
             "To encrypt an unencrypted TPM, to resume an interrupted encryption, or to restore \

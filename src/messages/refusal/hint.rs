@@ -94,12 +94,23 @@ pub(super) fn hint(named: Named<'_>, why: &Refusal) -> String {
             };
             define_first(*is_defined) + &what
         }
-        Refusal::Unmanaged => format!("adopt it: {}", Command::AdoptWith(guest(), Arg::NAME)),
         Refusal::KeyInMemoryOnly {
             retired: Some(key_ref),
         } => format!(
             "key reference {key_ref}, which is retired, has it; use it again: {}",
             Command::KeyUse((*key_ref).into())
+        ),
+        // Nobody can read such a key, so it cannot be adopted.
+        Refusal::Unmanaged {
+            is_clients: true, ..
+        } => format!(
+            "to let such guests start, set policy.unmanaged = \"allow\"; for details: {}",
+            Command::ExplainCode(why.code().into())
+        ),
+        Refusal::Unmanaged { is_defined, .. } => format!(
+            "{}adopt it: {}",
+            define_first(*is_defined),
+            Command::AdoptWith(guest(), Arg::NAME)
         ),
         Refusal::KeyLost => format!(
             "restore the store from a backup: {}",
@@ -220,8 +231,21 @@ pub(super) fn hint(named: Named<'_>, why: &Refusal) -> String {
         Refusal::DomainXmlInvalid { .. } => {
             format!("for details: {}", Command::CheckXml(Arg::FILE))
         }
-        Refusal::UnencryptedVtpm => {
-            format!("encrypt it: {}", Command::EncryptWith(guest(), Arg::NAME))
+        Refusal::UnencryptedVtpm {
+            has_state,
+            is_defined,
+        } => {
+            let what = if *has_state {
+                format!("encrypt it: {}", Command::EncryptWith(guest(), Arg::NAME))
+            } else {
+                format!(
+                    "let its first start make an encrypted one: {bind}; {}, in the TPM's <backend>: \
+                     <encryption secret='UUID'/> ({} prints one)",
+                    Command::VirshEdit(guest()),
+                    Command::Uuidgen
+                )
+            };
+            define_first(*is_defined) + &what
         }
         Refusal::EncryptionMismatch {
             state_encrypted: true,

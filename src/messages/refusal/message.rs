@@ -116,7 +116,11 @@ pub(super) fn message(why: &Refusal) -> String {
         Refusal::XmlKeyCorrupt { reason, .. } => {
             format!("the key in the guest's XML cannot be opened: {reason}")
         }
-        Refusal::Unmanaged => {
+        Refusal::Unmanaged {
+            is_clients: true, ..
+        } => "the client that starts the guest brings its key, and policy.unmanaged forbids that"
+            .to_owned(),
+        Refusal::Unmanaged { .. } => {
             "libvirt has its own secret for the vTPM, and policy.unmanaged forbids that".to_owned()
         }
         Refusal::KeyInMemoryOnly { .. } => "no key reference in use has the guest's key, only \
@@ -244,7 +248,7 @@ pub(super) fn message(why: &Refusal) -> String {
         Refusal::DomainXmlInvalid { reason } => format!(
             "the domain XML cannot be read, so it is unknown whether its vTPM is encrypted: {reason}"
         ),
-        Refusal::UnencryptedVtpm => {
+        Refusal::UnencryptedVtpm { .. } => {
             "the vTPM is not encrypted, and policy.unencrypted forbids that".to_owned()
         }
         Refusal::EncryptionMismatch {

@@ -12,7 +12,7 @@ pub(super) fn name_it(facts: &Facts, verdict: Verdict) -> Answer {
     let Decision::Deny(refusal) = &verdict.decision else {
         return verdict.into();
     };
-    if !misses_something(refusal) {
+    if !misses_something(refusal) && !needs_definition(refusal) {
         return verdict.into();
     }
     match &facts.elsewhere {
@@ -39,6 +39,14 @@ fn misses_something(refusal: &Refusal) -> bool {
     )
 }
 
+/// Whether what helps needs a definition of the guest, which is looked for with all else.
+fn needs_definition(refusal: &Refusal) -> bool {
+    matches!(
+        refusal,
+        Refusal::Unmanaged { .. } | Refusal::UnencryptedVtpm { .. }
+    )
+}
+
 fn refined(facts: &Facts, found: &Elsewhere, refusal: Refusal) -> Refusal {
     let arrives = facts.state_arrives();
     match refusal {
@@ -61,6 +69,14 @@ fn refined(facts: &Facts, found: &Elsewhere, refusal: Refusal) -> Refusal {
         | Refusal::StateInSnapshots { .. }
         | Refusal::SeenStateMissing { .. }
         | Refusal::TpmStateNotRestored { .. } => state_missing(facts, found, refusal),
+        Refusal::Unmanaged { is_clients, .. } => Refusal::Unmanaged {
+            is_clients,
+            is_defined: found.is_defined,
+        },
+        Refusal::UnencryptedVtpm { has_state, .. } => Refusal::UnencryptedVtpm {
+            has_state,
+            is_defined: found.is_defined,
+        },
         other => other,
     }
 }

@@ -11,7 +11,10 @@ mod tried;
 mod use_key;
 mod with_key;
 
-use super::facts::{Facts, KeyRef, Obstacle, Permission, References, StoreAccessError, TpmState};
+use super::facts::{
+    Facts, ForeignSecret, HostSecret, KeyRef, Obstacle, Permission, References, StoreAccessError,
+    TpmState,
+};
 use super::refusal::Refusal;
 use super::repair::Repair;
 use super::{Answer, Decision, Finding, Reason, Verdict};
@@ -284,7 +287,10 @@ fn unencrypted(facts: &Facts) -> Verdict {
             Verdict::deny(Refusal::TpmStateDamaged { how: how.clone() })
         }
         _ if facts.policy.unencrypted == Permission::Deny => {
-            Verdict::deny(Refusal::UnencryptedVtpm)
+            Verdict::deny(Refusal::UnencryptedVtpm {
+                has_state: arrives || *facts.effective_state() != TpmState::Absent,
+                is_defined: true,
+            })
         }
         _ => Verdict::allow(Reason::Unencrypted),
     }
@@ -321,7 +327,7 @@ fn no_rows(case: &Case<'_>) -> Answer {
             return Verdict::deny(Refusal::KeyInMemoryOnly { retired }).into();
         }
         Carries::Yes(_) | Carries::Refuted if policy.unmanaged == Permission::Deny => {
-            return Verdict::deny(Refusal::Unmanaged).into();
+            return Verdict::deny(unmanaged_refused(case)).into();
         }
         Carries::Yes(Finding::Unmanaged) => return unmanaged(case),
         Carries::Yes(finding) => return carried(finding).into(),
@@ -344,6 +350,18 @@ fn no_rows(case: &Case<'_>) -> Answer {
             Some(_) => placeholders::bind_and_make_key(case, name),
         },
         None => Verdict::deny(Refusal::KeyMissing).into(),
+    }
+}
+
+/// libvirt has a key of its own for the guest, perhaps one that a client brought, and the policy forbids that.
+fn unmanaged_refused(case: &Case<'_>) -> Refusal {
+    let foreign = match &case.facts.host_secret {
+        Some(HostSecret::Foreign(foreign)) => Some(foreign),
+        _ => None,
+    };
+    Refusal::Unmanaged {
+        is_clients: foreign.is_some_and(ForeignSecret::is_a_clients),
+        is_defined: true,
     }
 }
 

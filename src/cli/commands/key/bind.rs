@@ -72,9 +72,13 @@ impl Bound {
         match remark {
             BindRemark::NoTpm => format!("{guest} has no emulated TPM yet"),
             BindRemark::NotDefined => format!("libvirt does not know {guest} yet"),
-            BindRemark::NotEncrypted => format!(
+            BindRemark::NotEncrypted { has_state } => format!(
                 "the vTPM of {guest} is not encrypted, so no key is made at its start: {}",
-                Command::EncryptWith(arg, provider)
+                if *has_state {
+                    Command::EncryptWith(arg, provider).to_string()
+                } else {
+                    describe::name_secret(arg)
+                }
             ),
             BindRemark::ReadableValue(secret) => format!(
                 "libvirt has a value for the secret {secret} of {guest}, which is its key; adopt \

@@ -40,6 +40,23 @@ fn a_guest_without_rows_is_unmanaged_when_libvirt_has_its_secret() {
     }
 }
 
+/// Rows 55 and 58.
+#[test]
+fn a_refused_unmanaged_guest_says_whose_key_it_is_and_whether_the_guest_is_defined() {
+    for (host, is_clients) in [(hidden(), false), (clients(), true)] {
+        let strict = guest()
+            .host(host)
+            .policy(|policy| policy.unmanaged = Permission::Deny);
+        let refused = |is_defined| Refusal::Unmanaged {
+            is_clients,
+            is_defined,
+        };
+        assert_eq!(refusal(&strict), refused(true));
+        let undefined = strict.elsewhere(|found| found.is_defined = false);
+        assert_eq!(refusal(&undefined), refused(false));
+    }
+}
+
 /// Row 56.
 #[test]
 fn a_value_of_libvirts_that_does_not_open_the_state_is_refused() {

@@ -42,10 +42,20 @@ fn unreadable_xml_is_refused_only_where_an_emulated_tpm_was_seen_and_the_policy_
 #[test]
 fn an_emulated_tpm_without_encryption_is_allowed_unless_the_policy_denies_it() {
     for state in [Absent, Plain, unreadable()] {
-        let plain = guest().vtpm(Some(emulator(None))).state(state);
+        let plain = guest().vtpm(Some(emulator(None))).state(state.clone());
         assert_eq!(verdict(&plain), "allow Unencrypted");
         let denied = plain.policy(|policy| policy.unencrypted = Permission::Deny);
         assert_eq!(verdict(&denied), "deny VG502");
+        // Only a state that is there, or will be, can be encrypted.
+        let refused = |has_state, is_defined| Refusal::UnencryptedVtpm {
+            has_state,
+            is_defined,
+        };
+        let has_state = state != Absent;
+        assert_eq!(refusal(&denied), refused(has_state, true));
+        let undefined = denied.elsewhere(|found| found.is_defined = false);
+        assert_eq!(refusal(&undefined), refused(has_state, false));
+        assert_eq!(refusal(&undefined.arriving()), refused(true, false));
     }
 }
 
