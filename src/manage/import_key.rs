@@ -70,6 +70,9 @@ pub(crate) enum ImportKeyError {
     /// The provider of this name, with this key, is not on this host.
     #[error("no provider")]
     NoProvider(GuestRef, String, Option<KeyId>),
+    /// The guest has another key in use here, in this row, which is not damaged.
+    #[error("another key in use")]
+    OtherKeyInUse(GuestRef, KeyRefId),
     /// The wrapped key does not authenticate, or is not wrapped in a format that is known.
     #[error("{1}")]
     NotUnwrapped(GuestRef, UnwrapError),
@@ -137,7 +140,7 @@ pub(crate) fn import(
     } else {
         OtherKeys::Refuse
     };
-    let key_ref = store.add_key(&AddKey {
+    let added = store.add_key(&AddKey {
         domain: guest.uuid,
         provider: provider.uuid,
         key: &key,
@@ -145,7 +148,13 @@ pub(crate) fn import(
         first_used_at: record.key_ref.first_used_at,
         others,
         now: Timestamp::now(),
-    })?;
+    });
+    let key_ref = match added {
+        Err(StoreError::HasKey { key_ref, .. }) => {
+            return Err(ImportKeyError::OtherKeyInUse(guest, key_ref));
+        }
+        added => added?,
+    };
     let present = for_new_keys(provider, &providers);
     Ok(ImportedKey {
         guest,

@@ -72,7 +72,9 @@ pub enum StoreError {
     #[error("the store does not keep what is written to it: {0}")]
     NotAsWritten(&'static str),
     /// The guest already has a key.
-    #[error("key reference {key_ref}, bound to \"{provider}\", already holds the guest's key")]
+    #[error(
+        "the guest already has a key in use (key reference {key_ref}, bound to \"{provider}\")"
+    )]
     HasKey {
         /// The keyed row.
         key_ref: KeyRefId,

@@ -102,13 +102,18 @@ fn another_key_of_the_guest_is_not_replaced() {
         second,
         backup,
     } = hosts();
-    second.start_for_the_first_time(VM1, "nkp-a");
+    let own = second.start_for_the_first_time(VM1, "nkp-a");
     let stored = second.stored();
-    second
-        .run(&["key", "import", VM1, "--from", &backup])
-        .ends_with(1)
-        .saying("already holds the guest's key");
+    let import = || second.run(&["key", "import", VM1, "--from", &backup]);
+    let refused = import().ends_with(1);
+    let retire = format!("vtpm-guard key retire {own}, then retry");
+    for words in ["has another key in use (key reference ", &retire] {
+        assert!(refused.stderr.contains(words), "{refused:?}");
+    }
     assert_eq!(second.stored(), stored);
+    // The hint, followed.
+    second.run(&["key", "retire", &own.to_string()]).succeeds();
+    import().succeeds();
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `key import`.
 
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -11,10 +12,10 @@ use crate::key::dek::Dek;
 use crate::key::wrap::{Generation, UnwrapError};
 use crate::keyring::unlock::Unlocker;
 use crate::manage::guests::GuestError;
-use crate::manage::host::{HostError, default_deadline};
+use crate::manage::host::default_deadline;
 use crate::manage::import_key::{ImportKeyError, ImportedKey, import};
 use crate::manage::key_refs::retire;
-use crate::store::{Event, Origin, StoreError};
+use crate::store::{Event, Origin};
 
 /// A backup of this host's store.
 fn backup(fixture: &Fixture) -> PathBuf {
@@ -276,15 +277,30 @@ fn a_key_of_another_guest_of_the_name_is_taken_only_when_it_is_named() {
 }
 
 #[test]
+fn a_key_that_does_not_open_the_state_gives_way_to_an_imported_one_once_it_is_retired() {
+    let here = Fixture::new();
+    let (there, file, guest) = moved_guest(&here);
+    let wrong = here.add_key(&guest, "a", &Dek::generate().unwrap());
+    here.write_state(&guest, &fs::read(there.state_file(&guest)).unwrap());
+    assert!(!here.would_start(&guest));
+    assert!(matches!(
+        imported(&here, &file),
+        Err(ImportKeyError::OtherKeyInUse(_, key_ref)) if key_ref == wrong
+    ));
+    retire(&here.host, wrong).unwrap();
+    let done = imported(&here, &file).unwrap();
+    assert_eq!(here.opening_row(&guest), Some(done.key_ref));
+    assert!(here.would_start(&guest));
+}
+
+#[test]
 fn a_key_that_the_guest_has_here_is_replaced_only_if_it_is_damaged() {
     let here = Fixture::new();
     let (_there, file, guest) = moved_guest(&here);
     let own = here.add_key(&guest, "a", &Dek::generate().unwrap());
     let refused = imported(&here, &file).unwrap_err();
-    let is_own =
-        |error: &StoreError| matches!(error, StoreError::HasKey { key_ref, .. } if *key_ref == own);
     assert!(
-        matches!(&refused, ImportKeyError::Guest(GuestError::Host(HostError::Store(error))) if is_own(error)),
+        matches!(&refused, ImportKeyError::OtherKeyInUse(of, key_ref) if of.uuid == guest.uuid && *key_ref == own),
         "{refused:?}"
     );
     let in_use = || {

@@ -89,11 +89,14 @@ pub(super) fn remedy(code: Code) -> String {
         ),
         Code::KeyDoesNotOpenTpm => format!(
             "Restore the state that belongs to the key, or the key that belongs to the state. List \
-             the guest's keys, including retired ones: {}; use one of them: {}. If vtpm-guard does \
-             not manage the guest, the value of libvirt's own secret is wrong; set the right one: \
-             {}.",
+             the guest's keys, including retired ones: {}; use one of them: {}. If none opens the \
+             state, import the one that does from the backup of a store that has it: retire the \
+             one in use ({}), then: {}. If vtpm-guard does not manage the guest, the value of \
+             libvirt's own secret is wrong; set the right one: {}.",
             Command::KeyShow(Arg::DOMAIN),
             Command::KeyUse(Arg::ID),
+            Command::KeyRetire(Arg::ID),
+            Command::KeyImport(Arg::DOMAIN, Arg::BACKUP),
             Command::VirshSecretSetValue(Arg::UUID)
         ),
         Code::TpmStateMissing => format!(

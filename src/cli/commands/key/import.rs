@@ -125,6 +125,15 @@ impl From<ImportKeyError> for CommandError {
                     Command::ProviderImport(Arg::FILE)
                 ))
             }
+            ImportKeyError::OtherKeyInUse(guest, key_ref) => Self::refused(format!(
+                "{} has another key in use (key reference {key_ref})",
+                guest.label()
+            ))
+            .with_hint(format!(
+                "for details: {}; if that is not the right one: {}, then retry",
+                Command::KeyShow(guest.arg),
+                Command::KeyRetire(key_ref.into())
+            )),
             ImportKeyError::NotUnwrapped(guest, why @ UnwrapError::TooNew) => {
                 Self::refused(format!(
                     "the wrapped key of {} cannot be opened: {why}",
