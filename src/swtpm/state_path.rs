@@ -66,10 +66,11 @@ impl StatePath {
     /// Returns the path of the state of a domain's emulated TPM.
     #[must_use]
     pub fn of(libvirt_state_dir: &Path, domain: DomainUuid, vtpm: &Emulator) -> Self {
-        let (directory, file) = match vtpm.version {
-            TpmVersion::V1_2 => ("tpm1.2", "tpm-00.permall"),
-            TpmVersion::V2_0 => ("tpm2", "tpm2-00.permall"),
+        let directory = match vtpm.version {
+            TpmVersion::V1_2 => "tpm1.2",
+            TpmVersion::V2_0 => "tpm2",
         };
+        let file = vtpm.version.state_file();
         let backend = Backend::of(vtpm);
         let (base, below, file) = match &vtpm.source {
             None => (

@@ -89,6 +89,17 @@ pub enum TpmVersion {
     V2_0,
 }
 
+impl TpmVersion {
+    /// The name of the file in which swtpm keeps the TPM.
+    #[must_use]
+    pub fn state_file(self) -> &'static str {
+        match self {
+            Self::V1_2 => "tpm-00.permall",
+            Self::V2_0 => "tpm2-00.permall",
+        }
+    }
+}
+
 /// `<source type='dir'|'file' path='…'/>` (libvirt 10.10 and later). The path is absolute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StateSource {

@@ -1,5 +1,6 @@
 //! What fixes it: the hint of each refusal.
 
+use std::ffi::OsStr;
 use std::path::Path;
 
 use super::other_argument;
@@ -325,22 +326,34 @@ fn relative_has_key(named: Named<'_>, relative: &RelatedGuest) -> String {
 
 fn state_elsewhere(guest: Arg, state: &StateElsewhere) -> String {
     let edit = Command::VirshEdit(guest);
-    let wanted = Arg::file(&state.wanted);
-    match state.kind {
-        ElsewhereKind::OtherVersion(version) => {
-            let version = match version {
-                TpmVersion::V1_2 => "1.2",
-                TpmVersion::V2_0 => "2.0",
-            };
-            format!("set version='{version}' in the TPM's <backend>: {edit}")
-        }
-        ElsewhereKind::LastSeen => format!(
-            "name that place in the TPM's <source> again: {edit}; or move the state to {wanted}"
-        ),
-        ElsewhereKind::OwnDirectory => {
-            format!("remove the TPM's <source>: {edit}; or move the state to {wanted}")
-        }
+    let what = match state.kind {
+        ElsewhereKind::OtherVersion(version) => return format!("{}: {edit}", set_version(version)),
+        ElsewhereKind::LastSeen => "name that place in the TPM's <source> again",
+        ElsewhereKind::OwnDirectory => "remove the TPM's <source>",
+    };
+    // Under another name it is of another version, or a directory's file in the place of a `<source type='file'>`: not
+    // the format that swtpm would look for there.
+    if state.path.file_name() != state.wanted.file_name() {
+        let version =
+            version_of(&state.path).map(|version| format!(", and {}", set_version(version)));
+        return format!("{what}{}: {edit}", version.unwrap_or_default());
     }
+    let wanted = Arg::file(&state.wanted);
+    format!("{what}: {edit}; or move the state to {wanted}")
+}
+
+fn set_version(version: TpmVersion) -> String {
+    let version = match version {
+        TpmVersion::V1_2 => "1.2",
+        TpmVersion::V2_0 => "2.0",
+    };
+    format!("set version='{version}' in the TPM's <backend>")
+}
+
+/// The TPM version of the state in this file, where swtpm gave it its name.
+fn version_of(state: &Path) -> Option<TpmVersion> {
+    let mut versions = [TpmVersion::V1_2, TpmVersion::V2_0].into_iter();
+    versions.find(|version| state.file_name() == Some(OsStr::new(version.state_file())))
 }
 
 fn hindered(hindrance: &Obstacle, start: &Command) -> String {

@@ -150,3 +150,51 @@ fn a_state_elsewhere_is_named_and_how_the_xml_names_it_again() {
         }
     }
 }
+
+#[test]
+fn a_state_of_another_name_is_not_to_be_moved() {
+    let (v1, v2) = ("/own/tpm1.2/tpm-00.permall", "/own/tpm2/tpm2-00.permall");
+    for (kind, path, wanted, version, is_moved) in [
+        (
+            ElsewhereKind::OwnDirectory,
+            v1,
+            "/there/tpm2-00.permall",
+            Some("1.2"),
+            false,
+        ),
+        (
+            ElsewhereKind::LastSeen,
+            v2,
+            "/there/tpm-00.permall",
+            Some("2.0"),
+            false,
+        ),
+        (
+            ElsewhereKind::OwnDirectory,
+            v1,
+            "/there/vm1.state",
+            Some("1.2"),
+            false,
+        ),
+        (ElsewhereKind::LastSeen, "/here/vm1.state", v2, None, false),
+        (
+            ElsewhereKind::OwnDirectory,
+            v2,
+            "/there/tpm2-00.permall",
+            None,
+            true,
+        ),
+    ] {
+        let hint = hint(&Refusal::TpmStateElsewhere(StateElsewhere {
+            path: path.into(),
+            wanted: wanted.into(),
+            kind,
+        }));
+        assert!(hint.contains("<source>"), "{hint}");
+        assert_eq!(hint.contains("move the state to"), is_moved, "{hint}");
+        match version {
+            Some(version) => assert!(hint.contains(&format!("version='{version}'")), "{hint}"),
+            None => assert!(!hint.contains("version="), "{hint}"),
+        }
+    }
+}
