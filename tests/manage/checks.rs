@@ -11,6 +11,7 @@ use super::slots::toy;
 use crate::clock::Timestamp;
 use crate::fleet::claim::{Claim, Signed, SuccessorClaim};
 use crate::guard::plain_state;
+use crate::host::dirs::HOOK;
 use crate::ids::{DomainUuid, ProviderUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::key::kek::Kek;
@@ -121,6 +122,12 @@ fn a_hook_that_cannot_run_is_reported() {
     assert_eq!(hooks(&look(&fixture)), [&cannot(CannotRun::Dangling)]);
     fs::create_dir(&program).unwrap();
     assert_eq!(hooks(&look(&fixture)), [&cannot(CannotRun::NotAFile)]);
+    // A new link helps where it leads elsewhere, and not where the package's program itself is gone.
+    if !Path::new(HOOK).exists() {
+        fs::remove_file(&link).unwrap();
+        symlink(HOOK, &link).unwrap();
+        assert_eq!(hooks(&look(&fixture)), [&cannot(CannotRun::ProgramGone)]);
+    }
 }
 
 #[test]

@@ -120,6 +120,8 @@ pub(crate) enum CannotRun {
     NotExecutable,
     /// The link has no target.
     Dangling,
+    /// The link is as it should be, and the package's program is gone.
+    ProgramGone,
     /// Nothing is there.
     Missing,
 }

@@ -34,6 +34,9 @@ fn cannot_run(host: &Host, link: &Path) -> Option<HookFinding> {
             return Some(HookFinding::NotForUsers { link });
         }
         Ok(_) => return None,
+        Err(_) if fs::read_link(link).is_ok_and(|target| target == Path::new(dirs::HOOK)) => {
+            CannotRun::ProgramGone
+        }
         Err(_) if link.is_symlink() => CannotRun::Dangling,
         Err(_) => CannotRun::Missing,
     };

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::Described;
+use crate::cli::ui::host_errors::REINSTALL;
 use crate::host::dirs::UNSTAGE_UNIT;
 use crate::libvirt::Daemons;
 use crate::manage::checks::{CannotRun, Denied, HookFinding};
@@ -99,21 +100,34 @@ fn reload(daemons: Daemons) -> Command {
 }
 
 fn cannot_run(link: &Path, why: CannotRun, daemons: Daemons) -> Described {
-    let why = match why {
-        CannotRun::NotAFile => "is not a program",
-        CannotRun::NotExecutable => "is not executable",
-        CannotRun::Dangling => "is a link without a target",
-        CannotRun::Missing => "does not exist",
+    let make = Command::LinkHook(Arg::file(link));
+    let (why, fix) = match why {
+        CannotRun::NotAFile => (
+            "is not a program",
+            // Into a directory `ln` would put the link.
+            format!("{} && {make}", Command::MoveAside(Arg::file(link))),
+        ),
+        CannotRun::NotExecutable => (
+            "is not executable",
+            Command::ChmodTarget("0755".into(), Arg::file(link)).to_string(),
+        ),
+        CannotRun::Dangling => ("is a link without a target", make.to_string()),
+        CannotRun::ProgramGone => (
+            "is a link to a program that is not there",
+            REINSTALL.to_owned(),
+        ),
+        CannotRun::Missing => {
+            let directory = Arg::file(link.parent().unwrap_or(link));
+            (
+                "does not exist",
+                format!("{} && {make}", Command::MakeDirectory(directory)),
+            )
+        }
     };
     Described::error(
         format!("{} {why}", link.display()),
         "libvirt starts guests without asking the guard, and without their keys",
-        format!(
-            "{} && {}, then reload the daemon: {}",
-            Command::MakeDirectory(Arg::file(link.parent().unwrap_or(link))),
-            Command::LinkHook(Arg::file(link)),
-            reload(daemons)
-        ),
+        format!("{fix}, then reload the daemon: {}", reload(daemons)),
     )
 }
 
@@ -245,5 +259,35 @@ mod tests {
             command.ends_with("ausearch -m avc -ts boot -su vtpm_guard_t"),
             "{command}"
         );
+    }
+
+    #[test]
+    fn what_keeps_the_hook_from_running_is_what_the_command_fixes() {
+        let link = Path::new("/etc/libvirt/hooks/qemu.d/50-vtpm-guard");
+        let make = format!("ln -sf /usr/sbin/vtpm-guard-hook {}", link.display());
+        for (why, fix) in [
+            (
+                CannotRun::NotAFile,
+                format!("mv {0} {0}.old && {make}", link.display()),
+            ),
+            (
+                CannotRun::NotExecutable,
+                format!("chmod 0755 $(readlink -f {})", link.display()),
+            ),
+            (CannotRun::Dangling, make.clone()),
+            (
+                CannotRun::ProgramGone,
+                "install the package vtpm-guard again".to_owned(),
+            ),
+            (
+                CannotRun::Missing,
+                format!("mkdir -p /etc/libvirt/hooks/qemu.d && {make}"),
+            ),
+        ] {
+            let described = cannot_run(link, why, Daemons::Monolithic);
+            let reload = "systemctl reload libvirtd";
+            let expected = format!("{fix}, then reload the daemon: {reload}");
+            assert_eq!(described.command, expected);
+        }
     }
 }
