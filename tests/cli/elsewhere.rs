@@ -30,6 +30,14 @@ impl Elsewhere {
         Self { host, config }
     }
 
+    /// With this section in the configuration, too.
+    fn with(section: &str) -> Self {
+        let Self { host, config } = Self::new();
+        let before = fs::read_to_string(&config).unwrap();
+        fs::write(&config, before + section).unwrap();
+        Self { host, config }
+    }
+
     /// The state of [`STATE`] in this guest's place.
     fn put_state(&self, guest: &str, version: &str) {
         let dir = self.host.path("libvirt/swtpm").join(guest).join(version);
@@ -121,6 +129,28 @@ fn a_guest_with_another_s_secret_is_not_a_new_one() {
     fs::remove_file(&copy).unwrap();
     let transient = elsewhere.host.file("transient.xml", &xml);
     assert_refused(&elsewhere.judged(&transient), "VG201", "define it first");
+}
+
+#[test]
+fn an_unencrypted_guest_without_a_state_is_to_be_bound_and_not_encrypted() {
+    let elsewhere = Elsewhere::with("[policy]\nunencrypted = \"deny\"\n");
+    let xml = elsewhere.define("vm1", VM1, SecretUuid::random());
+    let text = fs::read_to_string(&xml).unwrap();
+    let (head, tail) = text.split_once("<encryption").unwrap();
+    let (_, tail) = tail.split_once("/>").unwrap();
+    fs::write(&xml, format!("{head}{tail}")).unwrap();
+    let refused = elsewhere.judged(&xml);
+    assert_refused(&refused, "VG502", "vtpm-guard key bind vm1 --provider NAME");
+    assert_refused(&refused, "VG502", "<encryption secret='UUID'/>");
+    assert!(
+        !refused.to_string().contains("vtpm-guard encrypt"),
+        "{refused}"
+    );
+    let captured = elsewhere
+        .host
+        .file("captured.xml", &fs::read_to_string(&xml).unwrap());
+    fs::remove_file(&xml).unwrap();
+    assert_refused(&elsewhere.judged(&captured), "VG502", "define it first");
 }
 
 #[test]

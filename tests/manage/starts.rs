@@ -398,6 +398,65 @@ fn that_the_client_provides_the_key_is_noted_until_a_start_goes_by_another() {
     assert!(!is_noted());
 }
 
+/// `policy.unmanaged` and `policy.unencrypted`: what helps needs a definition of the guest, a state, or a value that can
+/// be read.
+#[test]
+fn what_the_policy_refuses_says_whether_libvirt_knows_the_guest_and_what_there_is_to_work_on() {
+    let fixture = Fixture::new();
+    fixture.configure("[policy]\nunmanaged = \"deny\"\nunencrypted = \"deny\"");
+    let mine = fixture.define("mine");
+    define_secret(&fixture, &mine, "ephemeral='no' private='no'");
+    let clients = fixture.define("clients");
+    let secrets = &fixture.libvirt.secrets;
+    let ephemeral = format!(
+        "<secret ephemeral='yes' private='yes'><uuid>{}</uuid><usage type='vtpm'><name>nova</name>\
+         </usage></secret>",
+        clients.secret
+    );
+    secrets.define(&ephemeral).unwrap();
+    for guest in [&mine, &clients] {
+        let key = Dek::generate().unwrap();
+        secrets.set_value(guest.secret, key.expose()).unwrap();
+    }
+    let used = unencrypted(&fixture, "used");
+    let (uuid, secret) = (DomainUuid::random(), SecretUuid::random());
+    let new = fixture.define_with("new", uuid, secret, "");
+    let encrypted = fixture.define_with("encrypted", DomainUuid::random(), secret, "");
+    fixture.encrypt_state(&encrypted, &Dek::generate().unwrap());
+    let mismatch = |is_defined| Refusal::EncryptionMismatch {
+        state_encrypted: true,
+        is_defined,
+    };
+    let unmanaged = |is_clients, is_defined| Refusal::Unmanaged {
+        is_clients,
+        is_defined,
+    };
+    let plain = |has_state, is_defined| Refusal::UnencryptedVtpm {
+        has_state,
+        is_defined,
+    };
+    for (guest, defined, undefined) in [
+        (&mine, unmanaged(false, true), unmanaged(false, false)),
+        (&clients, unmanaged(true, true), unmanaged(true, false)),
+        (&used, plain(true, true), plain(true, false)),
+        (&new, plain(false, true), plain(false, false)),
+        (&encrypted, mismatch(true), mismatch(false)),
+    ] {
+        let domain = Ok(fixture.domain(guest));
+        let refused = || {
+            let (guard, deadline) = (called(&fixture), default_deadline());
+            let outcome = prepare(&guard, &domain, Origin::Prepare, Mode::CarryOut, deadline);
+            match outcome.verdict.decision() {
+                Decision::Deny(why) => why.clone(),
+                allowed @ Decision::Allow(_) => panic!("{}: {allowed:?}", guest.name),
+            }
+        };
+        assert_eq!(refused(), defined, "{}", guest.name);
+        fixture.libvirt.guests.undefine(&guest.name);
+        assert_eq!(refused(), undefined, "{}", guest.name);
+    }
+}
+
 /// Defines the guest's secret as somebody else would, without a value.
 pub(super) fn define_secret(fixture: &Fixture, guest: &Defined, attributes: &str) {
     let secret = guest.secret;

@@ -289,9 +289,11 @@ fn refusals(word: &str) -> Vec<Refusal> {
             is_defined: false,
         },
         Refusal::EncryptionMismatch {
+            is_defined: true,
             state_encrypted: true,
         },
         Refusal::EncryptionMismatch {
+            is_defined: false,
             state_encrypted: false,
         },
         Refusal::Internal { reason: word() },

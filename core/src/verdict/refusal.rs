@@ -275,6 +275,8 @@ pub enum Refusal {
     },
     /// XML and state disagree about encryption.
     EncryptionMismatch {
+        /// Whether libvirt knows the guest.
+        is_defined: bool,
         /// Whether it is the state that is encrypted (and the XML that is not).
         state_encrypted: bool,
     },

@@ -250,15 +250,19 @@ pub(super) fn hint(named: Named<'_>, why: &Refusal) -> String {
         }
         Refusal::EncryptionMismatch {
             state_encrypted: true,
+            is_defined,
         } => format!(
-            "restore <encryption>, if the store has the key: {}; otherwise by hand: {}",
+            "{}restore <encryption>, if the store has the key: {}; otherwise by hand: {}",
+            define_first(*is_defined),
             Command::Encrypt(guest()),
             Command::VirshEdit(guest())
         ),
         Refusal::EncryptionMismatch {
             state_encrypted: false,
+            is_defined,
         } => format!(
-            "encrypt the state: {}; or remove <encryption> from the domain XML: {}",
+            "{}encrypt the state: {}; or remove <encryption> from the domain XML: {}",
+            define_first(*is_defined),
             Command::EncryptWith(guest(), Arg::NAME),
             Command::VirshEdit(guest())
         ),

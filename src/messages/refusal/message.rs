@@ -253,9 +253,11 @@ pub(super) fn message(why: &Refusal) -> String {
         }
         Refusal::EncryptionMismatch {
             state_encrypted: true,
+            ..
         } => "the TPM state is encrypted, but the domain XML has no <encryption>".to_owned(),
         Refusal::EncryptionMismatch {
             state_encrypted: false,
+            ..
         } => "the domain XML has <encryption>, but the TPM state is not encrypted".to_owned(),
         Refusal::Internal { reason } => format!("internal error: {reason}"),
     }

@@ -43,7 +43,9 @@ fn misses_something(refusal: &Refusal) -> bool {
 fn needs_definition(refusal: &Refusal) -> bool {
     matches!(
         refusal,
-        Refusal::Unmanaged { .. } | Refusal::UnencryptedVtpm { .. }
+        Refusal::Unmanaged { .. }
+            | Refusal::UnencryptedVtpm { .. }
+            | Refusal::EncryptionMismatch { .. }
     )
 }
 
@@ -75,6 +77,12 @@ fn refined(facts: &Facts, found: &Elsewhere, refusal: Refusal) -> Refusal {
         },
         Refusal::UnencryptedVtpm { has_state, .. } => Refusal::UnencryptedVtpm {
             has_state,
+            is_defined: found.is_defined,
+        },
+        Refusal::EncryptionMismatch {
+            state_encrypted, ..
+        } => Refusal::EncryptionMismatch {
+            state_encrypted,
             is_defined: found.is_defined,
         },
         other => other,

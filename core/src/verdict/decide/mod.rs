@@ -138,6 +138,7 @@ fn by_table(facts: &Facts) -> Answer {
     }
     if *facts.effective_state() == TpmState::Plain && !references.state_arrives {
         return Verdict::deny(Refusal::EncryptionMismatch {
+            is_defined: true,
             state_encrypted: false,
         })
         .into();
@@ -280,6 +281,7 @@ fn unencrypted(facts: &Facts) -> Verdict {
     };
     match facts.effective_state() {
         TpmState::Encrypted if !arrives => Verdict::deny(Refusal::EncryptionMismatch {
+            is_defined: true,
             state_encrypted: true,
         }),
         // Without a row the guard knows nothing of this guest, and leaves it to libvirt.

@@ -117,6 +117,7 @@ fn a_plain_state_under_an_encrypted_xml_is_refused() {
     assert_eq!(
         refusal(&facts),
         Refusal::EncryptionMismatch {
+            is_defined: true,
             state_encrypted: false
         }
     );

@@ -67,9 +67,18 @@ fn an_emulated_tpm_without_encryption_is_refused_if_its_state_is_encrypted() {
     assert_eq!(
         refusal(&facts),
         Refusal::EncryptionMismatch {
+            is_defined: true,
             state_encrypted: true
         }
     );
+    let undefined = facts.clone().elsewhere(|found| found.is_defined = false);
+    assert!(matches!(
+        refusal(&undefined),
+        Refusal::EncryptionMismatch {
+            is_defined: false,
+            ..
+        }
+    ));
     assert_eq!(verdict(&facts.arriving()), "allow Unencrypted");
 }
 
