@@ -1,6 +1,7 @@
 //! Writes a verdict's repairs and its event: one transaction, or nothing.
 
-use super::deadlines::{before_the_answer, to_record};
+use super::context::Guard;
+use super::deadlines::{before_the_answer, for_the_store, to_record};
 use super::gather::Gathered;
 use crate::clock::{Deadline, Timestamp};
 use crate::ids::{DomainUuid, ProviderUuid};
@@ -39,6 +40,7 @@ pub(super) struct HistoryRow {
 /// Writes the verdict. If the store accepts no change, a start whose key is available proceeds with
 /// a finding; one whose new key cannot be stored is refused.
 pub(super) fn commit(
+    guard: &Guard,
     gathered: &mut Gathered,
     verdict: &mut Verdict,
     row: HistoryRow,
@@ -52,7 +54,7 @@ pub(super) fn commit(
         }
     };
     let (new_key, new_dek) = new_key.unzip();
-    match write(gathered, verdict, new_key.as_ref(), row, deadline) {
+    match write(guard, gathered, verdict, new_key.as_ref(), row, deadline) {
         Ok(()) => Committed::Done { new_dek },
         Err(StoreError::Changed) => Committed::RowsChanged,
         Err(error) if new_dek.is_some() => {
@@ -90,6 +92,7 @@ pub(super) fn record(
 }
 
 fn write(
+    guard: &Guard,
     gathered: &mut Gathered,
     verdict: &Verdict,
     new_key: Option<&NewKey>,
@@ -108,11 +111,14 @@ fn write(
     let (Ok(domain), Ok(seen)) = (&facts.domain, &facts.references) else {
         return Ok(());
     };
-    if verdict.repairs().is_empty() {
-        // A start that is not recorded goes on: the other half of what is left is libvirt's.
-        let half = deadline.at_most(deadline.remaining() / 2);
-        store.set_deadline(to_record(half))?;
-    }
+    // What the store was opened with may be over: libvirt, the fleet or a search took their time.
+    let half = for_the_store(deadline);
+    store.set_deadline(if verdict.repairs().is_empty() {
+        // A start that is not recorded goes on.
+        to_record(half)
+    } else {
+        guard.patient(half)
+    })?;
     let change = Change {
         domain: domain.uuid,
         seen,
@@ -285,4 +291,53 @@ fn event(
         repairs_json: messages::repairs_json(repairs).to_string(),
         ..Event::new(row.at, row.origin, domain.uuid, &domain.name, message)
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::gather::gather;
+    use super::*;
+    use crate::manage::bind::bind;
+    use crate::manage::host::{BrokenConfig, default_deadline};
+    use crate::manage::tests::fixture::Fixture;
+    use crate::store::Access;
+    use crate::verdict::Answer;
+    use crate::verdict::decide::decide;
+    use crate::verdict::facts::HostSecret;
+
+    /// A search, the fleet and slow provider keys take their time between the read and the write.
+    #[test]
+    fn what_was_left_for_the_read_does_not_limit_the_write() {
+        let fixture = Fixture::new();
+        let guest = fixture.define("vm1");
+        bind(&fixture.host, "vm1", Some("a")).unwrap();
+        let guard = fixture.host.guard(BrokenConfig::Fail).unwrap();
+        let domain = Ok(fixture.domain(&guest));
+        let mut gathered = gather(&guard, domain, Access::Write, default_deadline());
+        gathered.facts.host_secret = Some(HostSecret::Absent);
+        let Answer::Verdict(mut verdict) = decide(&gathered.facts) else {
+            panic!("{:?}", gathered.facts);
+        };
+        let store = gathered.store.as_mut().unwrap();
+        store.set_deadline(Deadline::after(Duration::ZERO)).unwrap();
+        // A lock that is free a moment later is waited for.
+        let row = HistoryRow {
+            origin: Origin::Prepare,
+            at: Timestamp::now(),
+        };
+        let lock = rusqlite::Connection::open(fixture.host.state_dir().join("store.db")).unwrap();
+        lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let freed = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            lock.execute_batch("COMMIT").unwrap();
+        });
+        let deadline = default_deadline();
+        let done = commit(&guard, &mut gathered, &mut verdict, row, deadline);
+        freed.join().unwrap();
+        assert!(matches!(done, Committed::Done { new_dek: Some(_) }));
+        assert!(verdict.is_allowed(), "{verdict:?}");
+    }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use super::deadlines::Patience;
+use super::deadlines::{Patience, for_the_store};
 use super::fleet::Line;
 use super::silent_daemon::StartingVirtqemud;
 use crate::clock::{Deadline, Timestamp};
@@ -141,13 +141,13 @@ impl Guard {
     }
 
     /// Opens the store; `None` if there is no database yet. Waits for a locked store for at most
-    /// half of the time, so that the other half is left for libvirt.
+    /// half of the time.
     pub fn open_store(
         &self,
         access: Access,
         deadline: Deadline,
     ) -> Result<Option<Store>, StoreError> {
-        let half = self.patient(deadline.at_most(deadline.remaining() / 2));
+        let half = self.patient(for_the_store(deadline));
         match Store::open(&self.state_dir, access, half) {
             Ok(store) => Ok(Some(store)),
             Err(StoreError::Missing) => Ok(None),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::context::Guard;
+use super::deadlines::for_the_store;
 use super::gather::Gathered;
 use super::keys::Keys;
 use crate::clock::{Deadline, Timestamp};
@@ -26,9 +27,20 @@ const TIME_LIMIT: Duration = Duration::from_secs(2);
 /// How many keys are tried on a TPM state: each takes a millisecond.
 const KEYS_TRIED: usize = 500;
 
-/// Searches. Whatever cannot be read counts as not found.
-pub(super) fn find(guard: &Guard, gathered: &mut Gathered, deadline: Deadline) -> Elsewhere {
-    let deadline = deadline.at_most(TIME_LIMIT.min(deadline.remaining() / 2));
+/// Searches. A file that cannot be looked at counts as not found; where the store does not answer, the result says
+/// so, for it may have the guest's key under another name.
+pub(super) fn find(guard: &Guard, gathered: &mut Gathered, of_start: Deadline) -> Elsewhere {
+    let limit = of_start.at_most(TIME_LIMIT.min(of_start.remaining() / 2));
+    let found = find_until(guard, gathered, limit);
+    if let Some(store) = &mut gathered.store
+        && let Err(error) = store.set_deadline(guard.patient(for_the_store(of_start)))
+    {
+        tracing::warn!(%error, "the store keeps the deadline of a search");
+    }
+    found
+}
+
+fn find_until(guard: &Guard, gathered: &mut Gathered, deadline: Deadline) -> Elsewhere {
     let Gathered {
         facts,
         keys,
@@ -50,6 +62,8 @@ pub(super) fn find(guard: &Guard, gathered: &mut Gathered, deadline: Deadline) -
             ..Elsewhere::default()
         };
     };
+    // What the store was opened with may be over, and would let it work for longer than the search may take.
+    let limited = store.set_deadline(deadline);
     let search = Search {
         guard,
         domain,
@@ -57,10 +71,16 @@ pub(super) fn find(guard: &Guard, gathered: &mut Gathered, deadline: Deadline) -
         store,
         deadline,
     };
-    let mut found = Elsewhere {
-        is_defined,
-        ..search.by_names().unwrap_or_default()
-    };
+    let found = limited.and_then(|()| search.by_names());
+    let mut found = found.unwrap_or_else(|error| {
+        tracing::warn!(%error, "this guest could not be looked for under another name");
+        Elsewhere {
+            state: seen_elsewhere(guard, domain, vtpm, None),
+            unanswered: Some(error.access_error()),
+            ..Elsewhere::default()
+        }
+    });
+    found.is_defined = is_defined;
     if let StateFile::Encrypted(state) = state {
         match search.holder_of_key(state, keys) {
             Ok(holder) => found.key_holder = holder,
@@ -122,13 +142,13 @@ impl Search<'_> {
         {
             return self.related(uuid, Relation::Secret).map(Some);
         }
-        for uuid in self.store.users_of_name(&self.domain.name)? {
-            // A guest that libvirt defines has another name now: names are unique.
-            if uuid != self.domain.uuid && self.definition_of(uuid).is_none() {
-                return self.related(uuid, Relation::Name).map(Some);
-            }
-        }
-        Ok(None)
+        // A guest that libvirt defines has another name now: names are unique.
+        let had_it =
+            |uuid: DomainUuid| uuid != self.domain.uuid && self.definition_of(uuid).is_none();
+        let found = self.store.find_user_of_name(&self.domain.name, had_it)?;
+        found
+            .map(|uuid| self.related(uuid, Relation::Name))
+            .transpose()
     }
 
     fn related(&self, uuid: DomainUuid, by: Relation) -> Result<RelatedGuest, StoreError> {

@@ -179,7 +179,8 @@ fn attempt(
     }
     restore_state(guard, &gathered, &mut verdict);
     remove_empty_state_directory(guard, &gathered.facts, &verdict);
-    let Committed::Done { new_dek } = commit(&mut gathered, &mut verdict, row, deadline) else {
+    let Committed::Done { new_dek } = commit(guard, &mut gathered, &mut verdict, row, deadline)
+    else {
         return None;
     };
     let mut secret = SecretAction::None;

@@ -11,10 +11,10 @@ use crate::ids::DomainUuid;
 use crate::key::dek::Dek;
 use crate::manage::host::{BrokenConfig, default_deadline};
 use crate::store::{Event, Origin};
-use crate::verdict::Decision;
 use crate::verdict::elsewhere::{OtherGuest, RelatedGuest, Relation};
-use crate::verdict::facts::SeenState;
+use crate::verdict::facts::{SeenState, StoreAccessError};
 use crate::verdict::refusal::Refusal;
+use crate::verdict::{Decision, Reason};
 
 /// Why a start would be refused.
 fn refusal_of(fixture: &Fixture, domain: Domain) -> Refusal {
@@ -199,4 +199,30 @@ fn the_guest_whose_key_opens_a_state_is_named_and_no_other() {
     assert_eq!(refusal(&fixture, &guest), named);
     fixture.encrypt_state(&guest, &Dek::generate().unwrap());
     assert_eq!(refusal(&fixture, &guest), Refusal::KeyUnknown);
+}
+
+/// A store that does not say whether the guest has a TPM under another name: a key that was made all the same would
+/// give it a new one.
+#[test]
+fn a_guest_is_not_bound_automatically_while_the_search_has_no_answer() {
+    let fixture = Fixture::new();
+    let guest = fixture.define("vm1");
+    let judged = || {
+        let mut guard = fixture.host.guard(BrokenConfig::Fail).unwrap();
+        guard.config.policy.auto_bind = Some("a".to_owned());
+        let (origin, mode) = (Origin::Check, Mode::DryRun);
+        let domain = Ok(fixture.domain(&guest));
+        let outcome = prepare(&guard, &domain, origin, mode, default_deadline());
+        outcome.verdict.decision().clone()
+    };
+    assert_eq!(judged(), Decision::Allow(Reason::NewKey));
+    // Of all that a start reads, only the search reads the history.
+    fixture.sql("ALTER TABLE event RENAME COLUMN domain_name TO name");
+    let Decision::Deny(Refusal::Store(trouble)) = judged() else {
+        panic!("{:?}", judged());
+    };
+    assert!(
+        matches!(trouble, StoreAccessError::Corrupt(_)),
+        "{trouble:?}"
+    );
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::domain::TpmVersion;
 use crate::ids::DomainUuid;
-use crate::verdict::facts::TransientState;
+use crate::verdict::facts::{StoreAccessError, TransientState};
 
 /// What was found beside the guest's own rows and its state's own place.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct Elsewhere {
     pub key_holder: Option<OtherGuest>,
     /// The domain with a used key that the guest may be, under a new UUID, or a copy of.
     pub relative: Option<RelatedGuest>,
+    /// Why the search did not come to its end: what was not found may be there.
+    pub unanswered: Option<StoreAccessError>,
 }
 
 /// A TPM state that the guest's XML does not name.

@@ -1,9 +1,13 @@
 //! One domain's facts cost the same among a million rows as among ten. Counted in SQLite's
 //! own terms, for timings are no test.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::super::Store;
 use super::super::key_rows;
 use super::super::testing::*;
+use crate::ids::SecretUuid;
 
 fn plan(store: &Store, sql: &str) -> String {
     let mut query = store
@@ -74,4 +78,84 @@ fn a_million_other_rows_cost_a_start_no_more_than_ten() {
     let among_ten = instructions(&store);
     insert(11, 1_000_000);
     assert_eq!(instructions(&store), among_ten);
+}
+
+/// How many instructions SQLite's machine executes for this work, in thousands.
+fn thousands(store: &mut Store, work: impl FnOnce(&Store)) -> u64 {
+    let count = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&count);
+    let count_one = move || {
+        counter.fetch_add(1, Ordering::Relaxed);
+        false
+    };
+    store
+        .connection
+        .progress_handler(1_000, Some(count_one))
+        .unwrap();
+    work(store);
+    store
+        .connection
+        .progress_handler(0, None::<fn() -> bool>)
+        .unwrap();
+    count.load(Ordering::Relaxed)
+}
+
+/// Before a key is missed, or one is made: the start waits for it.
+#[test]
+fn the_search_under_another_name_does_not_look_at_all_keys() {
+    let (dir, mut store) = new_store();
+    let provider = make_provider(&mut store, "p", 1);
+    make_key(&mut store, domain(1), &provider);
+    let name = event(domain(1), "web", NOW);
+    store.record_event(&name).unwrap();
+    raw(
+        dir.path(),
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000)
+         INSERT INTO key_ref (resource_uuid, secret_uuid, provider_name, wrapped_dek, first_used_at)
+         SELECT printf('e0000000-0000-4000-8000-%012x', i),
+                printf('5e000000-0000-4000-8000-%012x', i), 'p', x'01', 1 FROM n;
+         INSERT INTO event (domain_uuid, domain_name)
+         SELECT resource_uuid, 'vm' || id FROM key_ref WHERE id % 100 = 0",
+    );
+    raw(dir.path(), "UPDATE key_ref SET first_used_at = 1");
+    let secret = SecretUuid::parse("5e000000-0000-4000-8000-000000000001").unwrap();
+    // A look at each key would be a hundred thousand rows of ten instructions or more.
+    let most = 40;
+    let took = thousands(&mut store, |store| {
+        assert_eq!(store.users_of_name("web").unwrap(), [domain(1)]);
+    });
+    assert!(took < most, "{took}");
+    let took = thousands(&mut store, |store| {
+        assert_eq!(store.users_of_secret(secret).unwrap().len(), 1);
+    });
+    assert!(took < most, "{took}");
+    let took = thousands(&mut store, |store| {
+        let keys = store.candidate_keys(domain(2), Some(secret), "web", 500);
+        let keys = keys.unwrap();
+        assert_eq!(keys.len(), 500);
+        assert_eq!(keys[0].key_ref.secret_uuid, Some(secret));
+        assert_eq!(keys[1].domain, domain(1));
+    });
+    assert!(took < most, "{took}");
+}
+
+/// The short-lived guests of a CI host: one name, and another UUID for each run.
+#[test]
+fn of_many_guests_of_one_name_only_those_before_the_wanted_one_are_looked_at() {
+    let (dir, store) = new_store();
+    raw(
+        dir.path(),
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000)
+         INSERT INTO key_ref (resource_uuid, provider_name, wrapped_dek, first_used_at)
+         SELECT printf('e0000000-0000-4000-8000-%012x', i), 'p', x'01', 1 FROM n;
+         INSERT INTO event (domain_uuid, domain_name, at)
+         SELECT resource_uuid, 'runner', id FROM key_ref",
+    );
+    let mut asked = 0;
+    let found = store.find_user_of_name("runner", |_| {
+        asked += 1;
+        asked == 3
+    });
+    let third_from_last = format!("e0000000-0000-4000-8000-{:012x}", 10_000 - 2);
+    assert_eq!(found.unwrap().unwrap().to_string(), third_from_last);
 }

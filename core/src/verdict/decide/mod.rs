@@ -349,7 +349,11 @@ fn no_rows(case: &Case<'_>) -> Answer {
             {
                 Verdict::deny(Refusal::KeyMissing).into()
             }
-            Some(_) => placeholders::bind_and_make_key(case, name),
+            Some(found) => match &found.unanswered {
+                // The key may be there all the same, and a new TPM would take its place.
+                Some(trouble) => Verdict::deny(Refusal::Store(trouble.clone())).into(),
+                None => placeholders::bind_and_make_key(case, name),
+            },
         },
         None => Verdict::deny(Refusal::KeyMissing).into(),
     }

@@ -8,7 +8,9 @@ use crate::ids::{DomainUuid, KeyRefId};
 use crate::verdict::elsewhere::{
     ElsewhereKind, OtherGuest, RelatedGuest, Relation, StateElsewhere,
 };
-use crate::verdict::facts::{CopyReason, Facts, Permission, Proof, TpmState, TransientState};
+use crate::verdict::facts::{
+    CopyReason, Facts, Permission, Proof, StoreAccessError, TpmState, TransientState,
+};
 use crate::verdict::refusal::Refusal;
 use TpmState::Encrypted;
 
@@ -117,6 +119,28 @@ fn a_guest_that_may_be_another_one_is_never_bound_automatically() {
         verdict(&bound),
         "allow NewKey; create-key 1; provide the new key"
     );
+}
+
+/// Row 60.
+#[test]
+fn nor_is_a_guest_that_could_not_be_looked_for_under_another_name() {
+    let auto_bind = |facts: Facts| facts.policy(|policy| policy.auto_bind = Some("a".to_owned()));
+    let unanswered = |trouble: StoreAccessError| {
+        auto_bind(newcomer()).elsewhere(|found| found.unanswered = Some(trouble))
+    };
+    let slow = unanswered(StoreAccessError::Unavailable("too slow".to_owned()));
+    assert_eq!(verdict(&slow), "deny VG401");
+    let damaged = unanswered(StoreAccessError::Corrupt("damaged".to_owned()));
+    assert_eq!(verdict(&damaged), "deny VG402");
+    // What was found all the same is named.
+    let related = slow
+        .clone()
+        .elsewhere(|found| found.relative = Some(relative(Relation::Name)));
+    assert_eq!(verdict(&related), "deny VG201");
+    // Nothing is made anew for others: they are refused as if nothing had been found.
+    let mut unbound = slow;
+    unbound.policy.auto_bind = None;
+    assert_eq!(verdict(&unbound), "deny VG201");
 }
 
 /// Row 67.

@@ -128,6 +128,7 @@ pub(super) fn elsewhere() -> impl Strategy<Value = Elsewhere> {
             was_undefined,
             key_holder: held.then(|| other.clone()),
             relative: related.then(|| relative.clone()),
+            unanswered: None,
         }
     })
 }
