@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | `store_path`, `connect`, `schema` | check the directory, open the database, know its schema |
 //! | `columns`, `key_rows`, `provider_rows` | read and write single rows |
+//! | `many_rows` | changes of a row for each guest |
 //! | `references`, `apply`, `repairs`, `fresh_keys`, `clients_key`, `announcements`, `seen_state` | what a guarded start reads and writes |
 //! | `related_guests` | what the store knows about a guest under another name |
 //! | `providers`, `rotation`, `keys`, `prune`, `bindings`, `events` | what the administrator reads and writes |
@@ -30,6 +31,7 @@ mod fleet;
 mod fresh_keys;
 mod key_rows;
 mod keys;
+mod many_rows;
 mod origin;
 mod provider_rows;
 mod providers;
@@ -47,6 +49,7 @@ pub(crate) mod testing;
 mod written_keys;
 
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ToSql, Transaction, TransactionBehavior};
@@ -54,6 +57,7 @@ use rusqlite::{Connection, ToSql, Transaction, TransactionBehavior};
 use crate::clock::Deadline;
 use crate::host::crash;
 use error::Failure;
+use many_rows::ManyRows;
 use schema::Identity;
 use store_path::StorePath;
 
@@ -214,23 +218,32 @@ impl Store {
         })
     }
 
-    /// Changes rows some at a time, so that no start waits for all of them: `sql` changes at most `:most` rows, after which its
-    /// condition does not hold for them any more. A kill in between leaves the others for the next time.
+    /// Changes rows some at a time, so that no start waits for all of them. The rows are looked for in order and
+    /// without the lock: none is looked at twice. A kill in between leaves the others for the next time.
     fn write_some_at_a_time(
         &mut self,
-        sql: &str,
+        work: &ManyRows,
         values: &[(&str, &dyn ToSql)],
     ) -> Result<(), StoreError> {
         let patience = self.deadline.remaining();
+        let mut after = i64::MIN;
         loop {
             // Between two of them starts go on, which may take its time.
             self.set_deadline(Deadline::after(patience))?;
-            let values = [&[(":most", &ROWS_AT_ONCE as &dyn ToSql)], values].concat();
-            let changed = self.write(|transaction| Ok(transaction.execute(sql, &*values)?))?;
-            if changed < usize::from(ROWS_AT_ONCE) {
+            let rows = self.read(|connection| work.next(connection, values, after))?;
+            let Some(last) = rows.last() else {
                 return Ok(());
-            }
+            };
+            after = *last;
+            self.write(|transaction| Ok(work.change(transaction, values, Some(&rows))?))?;
+            self.let_others_in();
         }
+    }
+
+    /// After one of many transactions: who waits for the lock looks for it every half a millisecond, and would not
+    /// get it if the next one followed at once.
+    pub(crate) fn let_others_in(&self) {
+        thread::sleep(connect::PAUSE * 2);
     }
 
     /// Every change of an open store is committed here, after the migration that it may need.

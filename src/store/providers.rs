@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use rusqlite::{Connection, ToSql};
 
 use super::error::Failure;
+use super::many_rows::ManyRows;
 use super::schema::{PLACEHOLDER, is_uuid, provider_uuid};
 use super::{Slot, Store, StoreError, bindings, fleet, previous_key_name, provider_rows, slots};
 use crate::clock::Timestamp;
@@ -106,16 +107,21 @@ impl Store {
         {
             let kek = kek_ref(found.key_id);
             let names_it = [&uuid, &found.name, &kek];
-            self.write_some_at_a_time(&bind_by_name("LIMIT :most"), &that_name(names_it, &now.0))?;
+            self.write_some_at_a_time(&bind_by_name(), &that_name(names_it, &now.0))?;
             // They find it by its UUID meanwhile.
-            let sql = format!(
-                "UPDATE OR ABORT key_ref SET provider_name = :name, updated_at = :now WHERE id IN
-                     (SELECT id FROM key_ref WHERE {} AND provider_name IS NOT :name LIMIT :most)",
-                is_uuid("provider_uuid", ":uuid")
-            );
+            let rename = ManyRows {
+                table: "key_ref",
+                condition: format!(
+                    "{} AND provider_name IS NOT :name",
+                    is_uuid("provider_uuid", ":uuid")
+                ),
+                change:
+                    "UPDATE OR ABORT key_ref SET provider_name = :name, updated_at = :now WHERE {}"
+                        .to_owned(),
+            };
             let values: [(&str, &dyn ToSql); 3] =
                 [(":name", &name), (":now", &now.0), (":uuid", &uuid)];
-            self.write_some_at_a_time(&sql, &values)?;
+            self.write_some_at_a_time(&rename, &values)?;
         }
         self.write(|transaction| {
             let found = provider_rows::by_uuid(transaction, provider)?;
@@ -124,7 +130,7 @@ impl Store {
             }
             let kek = kek_ref(found.key_id);
             let names_it = [&uuid, &found.name, &kek];
-            transaction.execute(&bind_by_name(""), &that_name(names_it, &now.0))?;
+            bind_by_name().change(transaction, &that_name(names_it, &now.0), None)?;
             for previous in provider_rows::previous(transaction, &found)? {
                 let previous_name = previous_key_name(name, previous.key_id);
                 provider_rows::rename(transaction, previous.uuid, &previous_name, now)?;
@@ -171,12 +177,12 @@ impl Store {
         self.read(|connection| locks_out_no_other(connection, &found, locked))?;
         let uuid = provider.to_string();
         let values: [(&str, &dyn ToSql); 2] = [(":uuid", &uuid), (":name", &found.name)];
-        self.write_some_at_a_time(&unbind("LIMIT :most"), &values)?;
+        self.write_some_at_a_time(&unbind(), &values)?;
         self.write(|transaction| {
             let found = provider_rows::by_uuid(transaction, provider)?;
             locks_out_no_other(transaction, &found, locked)?;
             let Provider { key_id, name, .. } = found;
-            transaction.execute(&unbind(""), &[(":uuid", &uuid), (":name", &name)])?;
+            unbind().change(transaction, &[(":uuid", &uuid), (":name", &name)], None)?;
             provider_rows::delete(transaction, provider)?;
             fleet::decline_key(transaction, key_id)?;
             slots::delete_unless_held(transaction, key_id)
@@ -197,7 +203,7 @@ fn locks_out_no_other(
 }
 
 /// Binds key references to a provider that name it, and no other one by UUID: of those with a key, those under its KEK.
-fn bind_by_name(limit: &str) -> String {
+fn bind_by_name() -> ManyRows {
     // Both in any spelling.
     let plain = |column| format!("replace(lower({column}), '-', '')");
     let is_known = format!(
@@ -205,12 +211,17 @@ fn bind_by_name(limit: &str) -> String {
         plain("known.uuid"),
         plain("key_ref.provider_uuid")
     );
-    format!(
-        "UPDATE OR ABORT key_ref SET provider_uuid = {}, updated_at = :now
-         WHERE id IN (SELECT id FROM key_ref WHERE provider_name = :old AND ({PLACEHOLDER} OR kek_ref = :kek)
-             AND NOT EXISTS (SELECT 1 FROM key_provider AS known WHERE {is_known}) {limit})",
-        provider_uuid(":uuid")
-    )
+    ManyRows {
+        table: "key_ref",
+        condition: format!(
+            "provider_name = :old AND ({PLACEHOLDER} OR kek_ref = :kek)
+             AND NOT EXISTS (SELECT 1 FROM key_provider AS known WHERE {is_known})"
+        ),
+        change: format!(
+            "UPDATE OR ABORT key_ref SET provider_uuid = {}, updated_at = :now WHERE {{}}",
+            provider_uuid(":uuid")
+        ),
+    }
 }
 
 /// The values of [`bind_by_name`].
@@ -228,10 +239,11 @@ fn that_name<'a>(
 
 /// Has the key references of a provider name it, and no longer by its UUID: also those that a renaming which was
 /// interrupted had given another name.
-fn unbind(limit: &str) -> String {
-    format!(
-        "UPDATE OR ABORT key_ref SET provider_uuid = NULL, provider_name = :name
-         WHERE id IN (SELECT id FROM key_ref WHERE {} {limit})",
-        is_uuid("provider_uuid", ":uuid")
-    )
+fn unbind() -> ManyRows {
+    ManyRows {
+        table: "key_ref",
+        condition: is_uuid("provider_uuid", ":uuid"),
+        change: "UPDATE OR ABORT key_ref SET provider_uuid = NULL, provider_name = :name WHERE {}"
+            .to_owned(),
+    }
 }

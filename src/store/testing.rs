@@ -6,6 +6,7 @@ use std::cell::Cell;
 use std::path::Path;
 use std::time::Duration;
 
+use rusqlite::{Statement, StatementStatus};
 use tempfile::TempDir;
 
 use super::{Access, Change, Event, EventRow, NewProvider, Origin, Store, StoreError};
@@ -20,6 +21,8 @@ use crate::verdict::repair::{KeyOrigin, Repair};
 thread_local! {
     /// How many rows the largest transaction of this thread has changed.
     static MOST_CHANGES: Cell<u64> = const { Cell::new(0) };
+    /// How many instructions SQLite has executed for statements about many rows.
+    static STEPS: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Called with the number of rows that a transaction has changed, also by triggers and foreign keys.
@@ -32,6 +35,21 @@ pub(crate) fn most_changes(work: impl FnOnce()) -> u64 {
     MOST_CHANGES.set(0);
     work();
     MOST_CHANGES.get()
+}
+
+/// Called with each statement about many rows that was executed.
+pub(super) fn note_steps(statement: &Statement<'_>) {
+    let steps = statement.get_status(StatementStatus::VmStep);
+    STEPS.set(STEPS.get() + u64::try_from(steps).unwrap());
+    statement.reset_status(StatementStatus::VmStep);
+}
+
+/// How many instructions SQLite executes for the statements about many rows of this work: a measure of the rows that
+/// are looked at.
+pub(super) fn steps(work: impl FnOnce()) -> u64 {
+    STEPS.set(0);
+    work();
+    STEPS.get()
 }
 
 /// The time at which tests happen.

@@ -131,6 +131,7 @@ impl Store {
                     }
                     Ok(())
                 })?;
+                self.let_others_in();
             }
         }
         Ok(())

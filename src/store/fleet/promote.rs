@@ -2,6 +2,7 @@
 
 use rusqlite::ToSql;
 
+use super::super::many_rows::ManyRows;
 use super::super::schema::{is_uuid, provider_uuid};
 use super::super::{Store, StoreError, provider_rows, rotation};
 use crate::clock::Timestamp;
@@ -30,16 +31,16 @@ impl Store {
             (":name", &provider.name),
             (":now", &now.0),
         ];
-        self.write_some_at_a_time(&rebind("LIMIT :most"), &rebound)?;
+        self.write_some_at_a_time(&rebind(), &rebound)?;
         let key_id = announced.key_id.to_string();
-        self.write_some_at_a_time(&reconsider("LIMIT :most"), &[(":key_id", &key_id)])?;
+        self.write_some_at_a_time(&reconsider(), &[(":key_id", &key_id)])?;
         self.write(|transaction| {
             for seen in [provider, announced] {
                 if provider_rows::by_uuid(transaction, seen.uuid)?.key_id != seen.key_id {
                     return Err(StoreError::Changed.into());
                 }
             }
-            transaction.execute(&rebind(""), &rebound)?;
+            rebind().change(transaction, &rebound, None)?;
             provider_rows::delete(transaction, announced.uuid)?;
             let key = (announced.key_id, key_version);
             provider_rows::set_key(transaction, provider.uuid, key, now)?;
@@ -48,27 +49,32 @@ impl Store {
             }
             rotation::keep_previous(transaction, provider, now)?;
             // Rows that hold the same keys under the previous one can follow now.
-            transaction.execute(&reconsider(""), &[(":key_id", &key_id)])?;
-            Ok(())
+            reconsider().change(transaction, &[(":key_id", &key_id)], None)
         })
     }
 }
 
 /// Has the rows looked at again that follow from known keys which a KEK wraps.
-fn reconsider(limit: &str) -> String {
-    format!(
-        "INSERT OR IGNORE INTO fleet_pending (id)
-         SELECT id FROM fleet_fact WHERE kind = 'key' AND key_id = :key_id
-             AND NOT EXISTS (SELECT 1 FROM fleet_pending AS known WHERE known.id = fleet_fact.id) {limit}"
-    )
+fn reconsider() -> ManyRows {
+    ManyRows {
+        table: "fleet_fact",
+        condition: "kind = 'key' AND key_id = :key_id
+             AND NOT EXISTS (SELECT 1 FROM fleet_pending AS known WHERE known.id = fleet_fact.id)"
+            .to_owned(),
+        change: "INSERT OR IGNORE INTO fleet_pending (id) SELECT id FROM fleet_fact WHERE {}"
+            .to_owned(),
+    }
 }
 
 /// Binds the key references of one provider to another.
-fn rebind(limit: &str) -> String {
-    format!(
-        "UPDATE OR ABORT key_ref SET provider_uuid = {}, provider_name = :name, updated_at = :now
-         WHERE id IN (SELECT id FROM key_ref WHERE {} {limit})",
-        provider_uuid(":to"),
-        is_uuid("provider_uuid", ":from")
-    )
+fn rebind() -> ManyRows {
+    ManyRows {
+        table: "key_ref",
+        condition: is_uuid("provider_uuid", ":from"),
+        change: format!(
+            "UPDATE OR ABORT key_ref SET provider_uuid = {}, provider_name = :name, updated_at = :now
+             WHERE {{}}",
+            provider_uuid(":to")
+        ),
+    }
 }

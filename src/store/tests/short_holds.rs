@@ -16,13 +16,17 @@ const MOST: u64 = 1_000;
 
 /// Each guest has a key under this provider, a row of the history, a fact and a placement.
 fn with_guests(name: &str, key: u8) -> (tempfile::TempDir, Store, Provider) {
+    with_so_many_guests(GUESTS, name, key)
+}
+
+fn with_so_many_guests(guests: u64, name: &str, key: u8) -> (tempfile::TempDir, Store, Provider) {
     let (dir, mut store) = new_store();
     let provider = make_provider(&mut store, name, key);
     store.join_fleet("host1", NOW).unwrap();
     raw(
         dir.path(),
         &format!(
-            "CREATE TABLE n AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {GUESTS})
+            "CREATE TABLE n AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {guests})
                  SELECT i, printf('e0000000-0000-4000-8000-%012x', i) AS uuid FROM n;
              INSERT INTO key_ref (resource_uuid, provider_uuid, provider_name, wrapped_dek)
                  SELECT uuid, '{}', '{name}', CAST(uuid AS BLOB) FROM n;
@@ -62,6 +66,27 @@ fn a_provider_is_renamed_and_deleted_while_guests_start() {
     assert_eq!(bound(&store, "provider_uuid IS NULL"), GUESTS);
     assert_eq!(bound(&store, "provider_name = 'q'"), GUESTS);
     assert!(store.providers().unwrap().is_empty());
+}
+
+/// Four times as many guests may cost four times as much, and not sixteen times: no step looks again through the
+/// rows that are done.
+#[test]
+fn no_row_is_looked_at_again_with_each_step() {
+    let costs = |guests: u64| {
+        let (_dir, mut store, provider) = with_so_many_guests(guests, "p", 1);
+        let renamed = steps(|| store.rename_provider(provider.uuid, "q", NOW).unwrap());
+        let deleted = steps(|| store.delete_whoever_needs_it(provider.uuid).unwrap());
+        assert_eq!(bound(&store, "provider_name = 'q'"), guests);
+        let (_dir, mut store, announced) = with_so_many_guests(guests, "fleet/p/02020202", 2);
+        let provider = make_provider(&mut store, "p", 1);
+        let promoted = steps(|| store.promote_key(&provider, &announced, 2, NOW).unwrap());
+        assert_eq!(bound(&store, "provider_name = 'p'"), guests);
+        [renamed, deleted, promoted]
+    };
+    let (few, many) = (costs(2_000), costs(8_000));
+    for (few, many) in few.into_iter().zip(many) {
+        assert!(few > 2_000 && many < 5 * few, "{few} and {many} steps");
+    }
 }
 
 #[test]
