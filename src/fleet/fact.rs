@@ -16,6 +16,14 @@ use crate::key::wrap::WrappedDek;
 /// The longest body of a fact or a state, in bytes.
 pub const MAX_BODY: usize = 256 << 10;
 
+impl Fact {
+    /// Whether the shared store takes it: its program refuses a longer one, and with it all that is sent beside it.
+    #[must_use]
+    pub fn is_sendable(&self) -> bool {
+        self.body.len() <= MAX_BODY
+    }
+}
+
 /// The longest TPM state, in bytes.
 pub const MAX_STATE: usize = 512 << 10;
 

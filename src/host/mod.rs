@@ -17,6 +17,7 @@ pub mod program;
 pub mod rename;
 pub mod serve;
 pub mod sys;
+pub mod text;
 pub mod timed;
 pub mod trusted;
 pub mod users;

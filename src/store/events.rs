@@ -78,6 +78,9 @@ pub struct EventRow {
     pub repairs_json: String,
 }
 
+/// The longest sentence of an event, in bytes: some lines.
+pub const MAX_MESSAGE: usize = 4096;
+
 /// How many events are kept; beyond that, each new one deletes the oldest. Every start writes
 /// one, so without a limit the store would grow for ever.
 pub(super) const EVENTS_KEPT: i64 = 100_000;

@@ -64,7 +64,7 @@ use store_path::StorePath;
 pub use bindings::BindingChange;
 pub use check::StoreFinding;
 pub use error::{StoreError, UnavailableReason};
-pub use events::{Event, EventFilter, EventQuery, EventRow};
+pub use events::{Event, EventFilter, EventQuery, EventRow, MAX_MESSAGE};
 pub use fleet::{KnownFact, Membership, Merge, QueuedState, RowChange, Subject};
 pub use key_rows::KeyRefRecord;
 pub use keys::{AddKey, OtherKeys, Rewrapped, UseKeyResult};

@@ -1,16 +1,18 @@
 //! How this host is, as it tells the others from time to time.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use crate::clock::Timestamp;
 use crate::fleet::claim::{Claim, RefusedGuest, ReportClaim};
+use crate::host::text::beginning;
 use crate::key::id::KeyId;
 use crate::keyring::unlock::Unlocker;
 use crate::manage::dry_start::{UnsealedKeks, check};
 use crate::manage::guests::ListedGuest;
 use crate::manage::host::{Host, HostError, default_deadline};
 use crate::messages::refusal_line;
-use crate::store::{Membership, Store};
+use crate::store::{MAX_MESSAGE, Membership, Store};
 use crate::verdict::Decision;
 
 /// How many guests that would not start a report names: a sentence each.
@@ -26,7 +28,10 @@ pub(super) fn report(
     now: Timestamp,
 ) -> Result<Claim, HostError> {
     let mut unlocker = Unlocker::sharing(host.keyring(), keks.clone());
-    let key_ids: Vec<_> = store.providers()?.iter().map(|it| it.key_id).collect();
+    let mut providers = store.providers()?;
+    // Where there is no room for all of them: a rotation waits for the newest.
+    providers.sort_by_key(|it| Reverse(it.created_at));
+    let key_ids: Vec<_> = providers.iter().map(|it| it.key_id).collect();
     let open = key_ids.iter();
     let open = open.filter_map(|key_id| unlocker.kek(*key_id, default_deadline()).ok());
     let open: Vec<_> = open.collect();
@@ -47,7 +52,8 @@ pub(super) fn report(
                 domain: domain.uuid,
                 name: checked.name.clone(),
                 code: refusal.code().as_str().to_owned(),
-                message: refusal_line(checked.named(), refusal),
+                message: beginning(&refusal_line(checked.named(), refusal), MAX_MESSAGE)
+                    .into_owned(),
             });
         }
         refused.truncate(MAX_REFUSED);
@@ -66,5 +72,86 @@ pub(super) fn report(
     for kek in &open {
         report.prove(kek);
     }
+    let claim = |report: ReportClaim| Claim::Report(report).write(member.host, now);
+    while !claim(report.clone()).is_sendable() && shorten(&mut report) {}
     Ok(Claim::Report(report))
+}
+
+/// Leaves out some of what a report is too long with. Returns whether there was something.
+fn shorten(report: &mut ReportClaim) -> bool {
+    if !report.refused.is_empty() {
+        report.refused.truncate(report.refused.len() / 2);
+        tracing::warn!("the report to the fleet is too long for all guests that would not start");
+        return true;
+    }
+    let some = report.keks.len() * 3 / 4;
+    if some == report.keks.len() {
+        return false;
+    }
+    for key_id in report.keks.split_off(some) {
+        report.proofs.remove(&key_id);
+    }
+    tracing::warn!(
+        some,
+        "the report to the fleet is too long for all provider keys: it has the newest"
+    );
+    true
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::ids::{DomainUuid, HostUuid};
+
+    /// A host with thousands of providers and of guests that would not start reported nothing any more.
+    #[test]
+    fn a_report_that_is_too_long_leaves_out_guests_and_then_the_oldest_keys() {
+        let key_id = |number: u16| {
+            let mut bytes = [0; KeyId::LEN];
+            bytes[..2].copy_from_slice(&number.to_be_bytes());
+            KeyId::from_bytes(bytes).to_string()
+        };
+        let refused = RefusedGuest {
+            domain: DomainUuid::random(),
+            name: "vm1".to_owned(),
+            code: "VG303".to_owned(),
+            message: "x".repeat(MAX_MESSAGE),
+        };
+        let mut report = ReportClaim {
+            host: HostUuid::random(),
+            name: "one".to_owned(),
+            at: 1,
+            version: "1".to_owned(),
+            keks: (0..3_000).map(key_id).collect(),
+            proofs: (0..3_000).map(|it| (key_id(it), "0".repeat(64))).collect(),
+            guests: Some(7),
+            refused: vec![refused; MAX_REFUSED],
+            outbox: 0,
+        };
+        let is_sendable = |report: &ReportClaim| {
+            let claim = Claim::Report(report.clone());
+            claim.write(report.host, Timestamp(1)).is_sendable()
+        };
+        let few_keys = ReportClaim {
+            keks: vec![key_id(1)],
+            proofs: BTreeMap::new(),
+            ..report.clone()
+        };
+        let mut guests = few_keys;
+        while !is_sendable(&guests) {
+            assert!(shorten(&mut guests));
+        }
+        assert!(guests.refused.len() > 20 && guests.keks.len() == 1);
+        while !is_sendable(&report) {
+            assert!(shorten(&mut report));
+        }
+        assert!(report.refused.is_empty());
+        let left = u16::try_from(report.keks.len()).unwrap();
+        assert!(left > 1_000, "{left}");
+        assert_eq!(report.keks, (0..left).map(key_id).collect::<Vec<_>>());
+        assert!(report.proofs.keys().eq(&report.keks));
+        (report.keks, report.proofs) = (Vec::new(), BTreeMap::new());
+        assert!(!shorten(&mut report), "nothing is left to leave out");
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::super::tell;
 use super::{Exchange, ExchangeError, Exchanged};
 use crate::fleet::claim::{
     Claim, EventClaim, KeyClaim, ProviderClaim, Signed, SlotClaim, StatusClaim,
@@ -9,16 +10,20 @@ use crate::fleet::claim::{
 use crate::fleet::status::KeyStatus;
 use crate::fleet::tpm_state::{StateClaim, StateNote, outgoing};
 use crate::fleet::{FactId, Kind, Search, State};
+use crate::host::text::beginning;
 use crate::ids::DomainUuid;
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::key::wrap::WrappedDek;
 use crate::manage::host::default_deadline;
-use crate::store::{KnownFact, QueuedState, Subject};
+use crate::store::{KnownFact, MAX_MESSAGE, QueuedState, Subject};
 use crate::verdict::code::Code;
 
 /// How many notes of the outbox are sent at once.
 const NOTES_AT_ONCE: usize = 500;
+
+/// The longest name of an event that is sent, in bytes.
+const MAX_NAME: usize = 1024;
 
 /// How many TPM states of the queue are sent in one exchange.
 const STATES_AT_ONCE: usize = 500;
@@ -43,7 +48,7 @@ impl Exchange<'_> {
                 }
             }
             let said = |claim| KnownFact::said(claim, self.host, self.now);
-            let facts: Vec<_> = claims.into_iter().map(said).collect();
+            let facts = tell::sendable(claims.into_iter().map(said).collect());
             self.tell(&facts)?;
             done.pushed += facts.len();
             self.store.mark_sent(&facts, &sent)?;
@@ -167,11 +172,12 @@ impl Exchange<'_> {
                 seq: event.id,
                 at: event.at.0,
                 domain: event.domain_uuid,
-                name: event.domain_name,
-                operation: event.operation,
+                name: beginning(&event.domain_name, MAX_NAME).into_owned(),
+                operation: beginning(&event.operation, MAX_NAME).into_owned(),
                 allowed: event.allowed,
                 code: event.code.map(|code| Code::as_str(code).to_owned()),
-                message: event.message,
+                // Another tool may have written it.
+                message: beginning(&event.message, MAX_MESSAGE).into_owned(),
             })
         }))
     }

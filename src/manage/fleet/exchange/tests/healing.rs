@@ -26,6 +26,31 @@ fn what_does_not_fit_into_one_document_is_told_in_several() {
     assert_eq!(sync(&mut two, &mut shared).added, 5);
 }
 
+/// Another tool wrote both: the exchange of this host stood still for ever.
+#[test]
+fn what_is_too_long_for_the_shared_store_keeps_back_nothing_else() {
+    let (mut one, mut two, mut shared) = pair();
+    let mut event = Event::new(NOW, Origin::Prepare, guest(1), "vm1", "x".repeat(300_000));
+    event.domain_name = "Ä".repeat(300_000);
+    one.store.record_event(&event).unwrap();
+    one.make_key(guest(1), "nkp-a", b"key", NOW);
+    one.make_key(guest(2), "nkp-a", b"other", NOW);
+    let other_tool = rusqlite::Connection::open(one.dir.path().join("store.db")).unwrap();
+    let changed = other_tool.execute(
+        "UPDATE key_ref SET provider_name = ?1 WHERE resource_uuid = ?2",
+        ["x".repeat(300_000), guest(2).to_string()],
+    );
+    assert_eq!(changed.unwrap(), 1);
+    one.store.announce_rows().unwrap();
+    sync(&mut one, &mut shared);
+    let told = shared.facts.values();
+    let told = told.filter(|(_, fact)| fact.kind == Kind::Event).count();
+    assert_eq!(told, 1);
+    assert_eq!(sync(&mut two, &mut shared).added, 1);
+    // Nothing that was sent is missed there, as if the database had been restored.
+    assert!(!sync(&mut one, &mut shared).compared);
+}
+
 #[test]
 fn another_database_is_given_all_again_and_what_it_lacks_is_healed_by_the_hosts() {
     let (mut one, mut two, mut shared) = pair();

@@ -108,6 +108,13 @@ impl SharedStore for Memory {
         _: Deadline,
     ) -> Result<Pushed, FleetError> {
         let is_lost = self.turn()?;
+        // As the store's program, which looks at all of a document.
+        if !facts.iter().all(Fact::is_sendable) {
+            return Err(FleetError::Refused {
+                trouble: Trouble::Failed,
+                message: "a body has too many bytes".to_owned(),
+            });
+        }
         self.transaction += 1;
         let facts = &facts[..self.fits.map_or(facts.len(), |fits| fits.min(facts.len()))];
         let before = self.facts.len();
