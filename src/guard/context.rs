@@ -1,7 +1,7 @@
 //! What a guarded start works with: configuration, directories, store, keyring, libvirt.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use super::deadlines::{Patience, for_the_store};
 use super::fleet::Line;
@@ -15,7 +15,7 @@ use crate::keyring::Keyring;
 use crate::keyring::unlock::{Unlocker, UnsealedKeks};
 use crate::libvirt::Silence;
 use crate::libvirt::secret::HostSecrets;
-use crate::staging::DefinitionFiles;
+use crate::staging::{DefinitionFiles, DefinitionIndex, DefinitionsError};
 use crate::store::{Access, Store, StoreError};
 use crate::tpm_copies::CopyStore;
 
@@ -76,6 +76,8 @@ pub struct Guard {
     pub(super) patience: Option<Patience>,
     /// The time of the start in progress.
     pub start_time: StartTime,
+    /// What [`Self::definitions`] has read.
+    pub(super) definitions: OnceLock<DefinitionIndex>,
     /// The line to the fleet's store.
     pub(super) line: Line,
     /// The KEKs that are open already; guards may share them.
@@ -100,6 +102,7 @@ impl Guard {
             starting_virtqemud: None,
             patience: None,
             start_time: StartTime::default(),
+            definitions: OnceLock::new(),
             line: Line::default(),
             unsealed_keks: UnsealedKeks::default(),
         }
@@ -121,14 +124,23 @@ impl Guard {
         Unlocker::sharing(self.keyring(), self.unsealed_keks.clone())
     }
 
-    /// libvirt's files about guests.
-    pub(super) fn definition_files(&self) -> DefinitionFiles {
-        DefinitionFiles::from(&self.config.libvirt)
+    /// libvirt's files about guests, as they were when this guard first needed them: it reads them once, however
+    /// many guests it judges.
+    pub(super) fn definitions(
+        &self,
+        deadline: Deadline,
+    ) -> Result<&DefinitionIndex, DefinitionsError> {
+        if let Some(known) = self.definitions.get() {
+            return Ok(known);
+        }
+        let read = DefinitionFiles::from(&self.config.libvirt).index(Some(deadline))?;
+        Ok(self.definitions.get_or_init(|| read))
     }
 
     /// Returns the guest's name in libvirt's files, or else its UUID.
-    pub(super) fn name_of(&self, domain: DomainUuid) -> String {
-        let known = self.definition_files().defined_as(domain);
+    pub(super) fn name_of(&self, domain: DomainUuid, deadline: Deadline) -> String {
+        let known = self.definitions(deadline);
+        let known = known.ok().and_then(|known| known.defined_as(domain));
         known.map_or_else(|| domain.to_string(), |known| known.name)
     }
 
@@ -222,8 +234,9 @@ mod tests {
         fs::create_dir_all(&definitions).unwrap();
         let xml = format!("<domain type='qemu'><name>vm1</name><uuid>{defined}</uuid></domain>");
         fs::write(definitions.join("vm1.xml"), xml).unwrap();
-        assert_eq!(guard.name_of(defined), "vm1");
-        assert_eq!(guard.name_of(unknown), unknown.to_string());
+        let soon = Deadline::after(Duration::from_secs(60));
+        assert_eq!(guard.name_of(defined, soon), "vm1");
+        assert_eq!(guard.name_of(unknown, soon), unknown.to_string());
     }
 
     #[test]

@@ -14,11 +14,12 @@ use crate::clock::{Deadline, Timestamp};
 use crate::domain::{Domain, Emulator, StateSource, TpmVersion, Vtpm};
 use crate::host::bounded::bounded;
 use crate::ids::{DomainUuid, SecretUuid};
+use crate::staging::DefinitionIndex;
 use crate::store::{Store, StoreError};
 use crate::swtpm::{EncryptedState, StateFile, state_path};
 use crate::tpm_copies::CopyStore;
 use crate::verdict::elsewhere::{
-    Elsewhere, ElsewhereKind, OtherGuest, RelatedGuest, Relation, StateElsewhere,
+    Elsewhere, ElsewhereKind, OtherGuest, RelatedGuest, Relation, StateElsewhere, Unanswered,
 };
 
 /// How long the search may take; it never takes more than half of the remaining time.
@@ -27,8 +28,8 @@ const TIME_LIMIT: Duration = Duration::from_secs(2);
 /// How many keys are tried on a TPM state: each takes a millisecond.
 const KEYS_TRIED: usize = 500;
 
-/// Searches. A file that cannot be looked at counts as not found; where the store does not answer, the result says
-/// so, for it may have the guest's key under another name.
+/// Searches. A file that cannot be looked at counts as not found; where the store or libvirt's definitions do not
+/// answer in time, the result says so, for they may have the guest under another name.
 pub(super) fn find(guard: &Guard, gathered: &mut Gathered, of_start: Deadline) -> Elsewhere {
     let limit = of_start.at_most(TIME_LIMIT.min(of_start.remaining() / 2));
     let found = find_until(guard, gathered, limit);
@@ -54,7 +55,24 @@ fn find_until(guard: &Guard, gathered: &mut Gathered, deadline: Deadline) -> Els
     let Some(Vtpm::Emulator(vtpm)) = &domain.vtpm else {
         return Elsewhere::default();
     };
-    let is_defined = guard.definition_files().defined_as(domain.uuid).is_some();
+    let unanswered = |why| {
+        tracing::warn!(
+            ?why,
+            "this guest could not be looked for under another name"
+        );
+        Elsewhere {
+            // Nobody may be told that it is not.
+            is_defined: true,
+            state: seen_elsewhere(guard, domain, vtpm, None),
+            unanswered: Some(why),
+            ..Elsewhere::default()
+        }
+    };
+    let definitions = match guard.definitions(deadline) {
+        Ok(definitions) => definitions,
+        Err(error) => return unanswered(Unanswered::Definitions(error.to_string())),
+    };
+    let is_defined = definitions.defined_as(domain.uuid).is_some();
     let Some(store) = store else {
         return Elsewhere {
             is_defined,
@@ -66,20 +84,15 @@ fn find_until(guard: &Guard, gathered: &mut Gathered, deadline: Deadline) -> Els
     let limited = store.set_deadline(deadline);
     let search = Search {
         guard,
+        definitions,
         domain,
         vtpm,
         store,
         deadline,
     };
     let found = limited.and_then(|()| search.by_names());
-    let mut found = found.unwrap_or_else(|error| {
-        tracing::warn!(%error, "this guest could not be looked for under another name");
-        Elsewhere {
-            state: seen_elsewhere(guard, domain, vtpm, None),
-            unanswered: Some(error.access_error()),
-            ..Elsewhere::default()
-        }
-    });
+    let mut found =
+        found.unwrap_or_else(|error| unanswered(Unanswered::Store(error.access_error())));
     found.is_defined = is_defined;
     if let StateFile::Encrypted(state) = state {
         match search.holder_of_key(state, keys) {
@@ -93,6 +106,7 @@ fn find_until(guard: &Guard, gathered: &mut Gathered, deadline: Deadline) -> Els
 /// What one search works with.
 struct Search<'a> {
     guard: &'a Guard,
+    definitions: &'a DefinitionIndex,
     domain: &'a Domain,
     vtpm: &'a Emulator,
     store: &'a Store,
@@ -183,7 +197,7 @@ impl Search<'_> {
         {
             return Ok(Some(uuid));
         }
-        for other in self.guard.definition_files().naming(secret) {
+        for other in self.definitions.naming(secret) {
             if is_other(&other.uuid) && self.store.has_used_key(other.uuid)? {
                 return Ok(Some(other.uuid));
             }
@@ -204,7 +218,7 @@ impl Search<'_> {
     }
 
     fn definition_of(&self, uuid: DomainUuid) -> Option<Domain> {
-        self.guard.definition_files().defined_as(uuid)
+        self.definitions.defined_as(uuid)
     }
 
     /// Returns another guest with a key that opens this state.

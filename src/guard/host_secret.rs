@@ -8,6 +8,7 @@ use crate::clock::{Deadline, Timestamp};
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::libvirt::secret::{LibvirtSecret, Purpose, SecretValue};
+use crate::staging::DefinitionsError;
 use crate::swtpm::StateFile;
 use crate::verdict::facts::{ForeignSecret, HostSecret, HostValue, References, Trial};
 
@@ -92,7 +93,11 @@ impl Gathered {
         let mut named_by = Vec::new();
         if !self.is_settled(value) {
             self.try_retired(domain, deadline);
-            named_by = self.guests_with_another_key(guard, secret, domain, deadline);
+            named_by = match self.guests_with_another_key(guard, secret, domain, deadline) {
+                Ok(others) => others,
+                // Another guest may need its value.
+                Err(error) => return HostSecret::Unreachable(error.to_string()),
+            };
         }
         HostSecret::Foreign(ForeignSecret {
             is_ephemeral: definition.is_ephemeral,
@@ -122,11 +127,12 @@ impl Gathered {
         secret: SecretUuid,
         domain: DomainUuid,
         deadline: Deadline,
-    ) -> Vec<String> {
-        let mut others = guard.definition_files().naming(secret);
+    ) -> Result<Vec<String>, DefinitionsError> {
+        let until = guard.for_libvirt(deadline);
+        let mut others = guard.definitions(until)?.naming(secret);
         others.retain(|other| other.uuid != domain);
         others.retain(|other| !self.shares_a_key_with(other.uuid, deadline));
-        others.into_iter().map(|other| other.name).collect()
+        Ok(others.into_iter().map(|other| other.name).collect())
     }
 
     fn shares_a_key_with(&mut self, other: DomainUuid, deadline: Deadline) -> bool {

@@ -104,7 +104,7 @@ impl Provide<'_> {
                 match &self.gathered.facts.host_secret {
                     // Perhaps for a start in progress.
                     Some(HostSecret::Guards(other)) if *other != domain => {
-                        let guest = self.guard.name_of(*other);
+                        let guest = self.guard.name_of(*other, until);
                         Err(Refusal::SecretInUse { secret, guest })
                     }
                     _ => Ok(None),
@@ -120,7 +120,10 @@ impl Provide<'_> {
             SecretError::Conflict(reason) => Refusal::SecretConflict { secret, reason },
             SecretError::OfGuest(domain) => Refusal::SecretOfGuest {
                 secret,
-                guests: vec![self.guard.name_of(domain)],
+                guests: vec![
+                    self.guard
+                        .name_of(domain, self.guard.for_libvirt(self.deadline)),
+                ],
             },
             SecretError::Unreachable(reason) | SecretError::NoHelper(reason) => {
                 Refusal::LibvirtUnreachable { reason }

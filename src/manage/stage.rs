@@ -6,10 +6,15 @@ use std::time::Duration;
 use super::dry_start::{CheckedGuest, would_not_start};
 use super::host::{BrokenConfig, Host, HostError};
 use crate::clock::Deadline;
+use crate::domain::{Domain, UnreadableDomain};
 use crate::guard::{Mode, prepare};
 use crate::libvirt::Daemons;
 use crate::staging::{Definition, DefinitionFiles, Staging, StagingError};
 use crate::store::Origin;
+use crate::verdict::Verdict;
+use crate::verdict::facts::TpmState;
+use crate::verdict::outcome::{Outcome, SecretAction};
+use crate::verdict::refusal::Refusal;
 
 /// How long the daemon's start may be held up. systemd gives a service 90 seconds until it is ready
 /// (`DefaultTimeoutStartSec`), would end this program with it after them, and libvirtd needs some
@@ -42,7 +47,15 @@ pub(crate) enum StageError {
 /// replace.
 pub(crate) fn stage(host: &Host) -> Result<Vec<CheckedGuest>, StageError> {
     // systemd counts from here on.
-    let deadline = Deadline::after(FOR_ALL);
+    stage_until(host, Deadline::after(FOR_ALL))
+}
+
+/// Past the deadline no guest is judged any more: the daemon is to come up, and the guests that are left are refused a
+/// start with it.
+pub(crate) fn stage_until(
+    host: &Host,
+    deadline: Deadline,
+) -> Result<Vec<CheckedGuest>, StageError> {
     let directory = host.staging_dir();
     directory.clear()?;
     // virtsecretd takes keys while virtqemud starts its guests.
@@ -64,6 +77,10 @@ pub(crate) fn stage(host: &Host) -> Result<Vec<CheckedGuest>, StageError> {
         .collect();
     guard.open_keks_first(&encrypted, deadline.at_most(FOR_PROVIDER_KEYS));
     let stage = |Definition { name, domain }| {
+        if deadline.has_passed() {
+            let outcome = not_judged(domain);
+            return CheckedGuest { name, outcome };
+        }
         let for_one = deadline.at_most(FOR_ONE_GUEST);
         let mut outcome = prepare(&guard, &domain, Origin::Stage, Mode::CarryOut, for_one);
         if let Err(unreadable) = &domain {
@@ -72,4 +89,15 @@ pub(crate) fn stage(host: &Host) -> Result<Vec<CheckedGuest>, StageError> {
         CheckedGuest { name, outcome }
     };
     Ok(starting.into_iter().map(stage).collect())
+}
+
+fn not_judged(domain: Result<Domain, UnreadableDomain>) -> Outcome {
+    Outcome {
+        domain: domain.ok(),
+        state: TpmState::Unreadable("there was no time to read it".to_owned()),
+        verdict: Verdict::deny(Refusal::StagingTimePassed),
+        key: None,
+        secret: SecretAction::None,
+        dry_run: false,
+    }
 }

@@ -1,13 +1,15 @@
 //! Which guests will start with the daemon, from its files: it answers no calls yet.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io::{self, BufReader, ErrorKind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use crate::clock::Deadline;
 use crate::domain::{self, Domain, UnreadableDomain};
 use crate::host::dirs::LibvirtDirs;
 use crate::host::interrupted::read_dir;
+use crate::host::path_error::PathError;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::libvirt::files;
 
@@ -60,38 +62,26 @@ impl DefinitionFiles {
         Ok(self.read_all(names).collect())
     }
 
-    /// Returns the guests, defined or running, that name this secret. Unreadable files are ignored.
-    #[must_use]
-    pub fn naming(&self, secret: SecretUuid) -> Vec<Domain> {
-        let names_it = |domain: &Domain| matches!(domain.encrypted_vtpm(), Some((_, named)) if named == secret);
-        self.holding(&secret.to_string(), names_it)
-    }
-
-    /// Returns the guest with this UUID, defined or running.
+    /// Returns the guest with this UUID, defined or running. Files that cannot be read are ignored.
     #[must_use]
     pub fn defined_as(&self, uuid: DomainUuid) -> Option<Domain> {
-        let is_it = |domain: &Domain| domain.uuid == uuid;
-        self.holding(&uuid.to_string(), is_it).pop()
+        self.index(None).ok()?.defined_as(uuid)
     }
 
-    /// Returns the guests whose files contain this text, as libvirt writes it, and for which
-    /// `is_wanted` returns true. A guest that is defined and runs is returned once.
-    fn holding(&self, text: &str, is_wanted: impl Fn(&Domain) -> bool) -> Vec<Domain> {
-        let mut found: Vec<Domain> = Vec::new();
+    /// Reads all of them once, until the deadline.
+    pub fn index(&self, deadline: Option<Deadline>) -> Result<DefinitionIndex, DefinitionsError> {
+        let mut index = DefinitionIndex::default();
         for dir in [self.0.definitions(), self.0.running()] {
-            for name in file_names(&dir).unwrap_or_default() {
-                if name.strip_suffix(".xml").is_none() {
-                    continue;
+            for name in file_names(&dir).map_err(PathError::at(&dir))? {
+                if deadline.is_some_and(Deadline::has_passed) {
+                    return Err(DefinitionsError::TooSlow);
                 }
-                let document = fs::read_to_string(dir.join(&name)).unwrap_or_default();
-                if !document.contains(text) {
-                    continue;
+                if name.ends_with(".xml") {
+                    index.add(dir.join(&name));
                 }
-                let domain = domain_in(&document).filter(&is_wanted);
-                found.extend(domain.filter(|new| found.iter().all(|old| old.uuid != new.uuid)));
             }
         }
-        found
+        Ok(index)
     }
 
     fn autostart_names(&self) -> io::Result<BTreeSet<String>> {
@@ -132,6 +122,95 @@ impl DefinitionFiles {
             .filter_map(|word| DomainUuid::parse(word).ok())
             .collect())
     }
+}
+
+/// Why libvirt's definitions are not known.
+#[derive(Debug, thiserror::Error)]
+pub enum DefinitionsError {
+    /// The deadline passed.
+    #[error("its definitions of guests could not be read in time")]
+    TooSlow,
+    /// A directory.
+    #[error("its definitions of guests cannot be read: {0}")]
+    Directory(#[from] PathError),
+}
+
+/// Which UUIDs are in which of libvirt's files about guests, defined or running: all files are read once, whatever
+/// is looked up then, and however many guests are judged. Files that cannot be read are ignored: they may have gone.
+#[derive(Debug, Default)]
+pub struct DefinitionIndex {
+    files: Vec<PathBuf>,
+    /// For each UUID, the numbers of those files.
+    containing: HashMap<[u8; 16], Vec<usize>>,
+}
+
+impl DefinitionIndex {
+    fn add(&mut self, file: PathBuf) {
+        let number = self.files.len();
+        let uuids: BTreeSet<_> = uuids_in(&read_file(&file)).collect();
+        for uuid in uuids {
+            self.containing.entry(uuid).or_default().push(number);
+        }
+        self.files.push(file);
+    }
+
+    /// Returns the guests, defined or running, that name this secret.
+    #[must_use]
+    pub fn naming(&self, secret: SecretUuid) -> Vec<Domain> {
+        let names_it = |domain: &Domain| matches!(domain.encrypted_vtpm(), Some((_, named)) if named == secret);
+        self.containing(secret.as_bytes(), names_it)
+    }
+
+    /// Returns the guest with this UUID, defined or running.
+    #[must_use]
+    pub fn defined_as(&self, uuid: DomainUuid) -> Option<Domain> {
+        let is_it = |domain: &Domain| domain.uuid == uuid;
+        self.containing(uuid.as_bytes(), is_it).pop()
+    }
+
+    /// Returns the guests whose files contain this UUID, and for which `is_wanted` returns true. A guest that is
+    /// defined and runs is returned once.
+    fn containing(&self, uuid: &[u8; 16], is_wanted: impl Fn(&Domain) -> bool) -> Vec<Domain> {
+        let mut found: Vec<Domain> = Vec::new();
+        let files = self.containing.get(uuid);
+        for number in files.into_iter().flatten() {
+            let document = read_file(&self.files[*number]);
+            let document = String::from_utf8_lossy(&document);
+            let domain = domain_in(&document).filter(&is_wanted);
+            found.extend(domain.filter(|new| found.iter().all(|old| old.uuid != new.uuid)));
+        }
+        found
+    }
+}
+
+/// The UUIDs in a document, as libvirt writes them: in lower case, with hyphens.
+fn uuids_in(document: &[u8]) -> impl Iterator<Item = [u8; 16]> {
+    const LENGTH: usize = 36;
+    let candidates = document.windows(LENGTH).filter(|text| text[8] == b'-');
+    let is_lower = |text: &&[u8]| !text.iter().any(u8::is_ascii_uppercase);
+    let candidates = candidates.filter(is_lower);
+    let texts = candidates.filter_map(|text| std::str::from_utf8(text).ok());
+    texts.filter_map(|text| Some(*DomainUuid::parse(text).ok()?.as_bytes()))
+}
+
+/// Returns what is in a file; nothing if it cannot be read.
+fn read_file(path: &Path) -> Vec<u8> {
+    #[cfg(test)]
+    FILES_READ.set(FILES_READ.get() + 1);
+    fs::read(path).unwrap_or_default()
+}
+
+#[cfg(test)]
+thread_local! {
+    static FILES_READ: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// How many files about guests this thread has read while it did this.
+#[cfg(test)]
+pub(crate) fn files_read(work: impl FnOnce()) -> usize {
+    FILES_READ.set(0);
+    work();
+    FILES_READ.get()
 }
 
 /// Returns the domain in a definition, or in a status file, which contains its XML.
@@ -266,16 +345,35 @@ mod tests {
         };
         fs::write(files.0.running().join("vm2.xml"), notes(2)).unwrap();
         fs::write(files.0.running().join("vm9.xml"), notes(9)).unwrap();
-        let mut names: Vec<_> = files
+        let index = files.index(None).unwrap();
+        let mut names: Vec<_> = index
             .naming(secret)
             .into_iter()
             .map(|found| found.name)
             .collect();
         names.sort();
         assert_eq!(names, ["vm2", "vm9"]);
-        assert!(files.naming(SecretUuid::random()).is_empty());
+        assert!(index.naming(SecretUuid::random()).is_empty());
         let vm9 = DomainUuid::parse(&uuid(9)).unwrap();
         assert_eq!(files.defined_as(vm9).unwrap().name, "vm9");
+        // The definition of a guest that is gone by now.
+        fs::remove_file(files.0.running().join("vm9.xml")).unwrap();
+        assert!(index.defined_as(vm9).is_none());
+    }
+
+    #[test]
+    fn definitions_that_were_not_all_read_are_not_taken_for_all() {
+        let (_dir, files) = files();
+        let read = |deadline| files.index(Some(deadline));
+        let soon = Deadline::after(std::time::Duration::from_secs(60));
+        let vm1 = DomainUuid::parse(&uuid(1)).unwrap();
+        assert!(read(soon).unwrap().defined_as(vm1).is_some());
+        let over = Deadline::after(std::time::Duration::ZERO);
+        assert!(matches!(read(over), Err(DefinitionsError::TooSlow)));
+        fs::remove_dir(files.0.running()).unwrap();
+        assert!(read(soon).is_ok(), "nothing has run yet");
+        fs::write(files.0.running(), "").unwrap();
+        assert!(matches!(read(soon), Err(DefinitionsError::Directory(_))));
     }
 
     #[test]

@@ -6,6 +6,8 @@ mod definitions;
 mod dir;
 mod secrets;
 
-pub use definitions::{Definition, DefinitionFiles};
+#[cfg(test)]
+pub(crate) use definitions::files_read;
+pub use definitions::{Definition, DefinitionFiles, DefinitionIndex, DefinitionsError};
 pub use dir::{StagedSecret, StagingDir, StagingError};
 pub use secrets::Staging;

@@ -10,6 +10,7 @@ use crate::guard::{Mode, prepare};
 use crate::ids::DomainUuid;
 use crate::key::dek::Dek;
 use crate::manage::host::{BrokenConfig, default_deadline};
+use crate::staging::files_read;
 use crate::store::{Event, Origin};
 use crate::verdict::elsewhere::{OtherGuest, RelatedGuest, Relation};
 use crate::verdict::facts::{SeenState, StoreAccessError};
@@ -199,6 +200,41 @@ fn the_guest_whose_key_opens_a_state_is_named_and_no_other() {
     assert_eq!(refusal(&fixture, &guest), named);
     fixture.encrypt_state(&guest, &Dek::generate().unwrap());
     assert_eq!(refusal(&fixture, &guest), Refusal::KeyUnknown);
+}
+
+/// No other guest may be named because the definitions were not read.
+#[test]
+fn a_guest_is_not_bound_automatically_while_libvirts_definitions_are_not_known() {
+    let fixture = Fixture::new();
+    let guest = fixture.define("vm1");
+    let domain = fixture.domain(&guest);
+    let running = fixture.libvirt.dirs().running();
+    let _ = fs::remove_dir_all(&running);
+    fs::write(&running, "no directory").unwrap();
+    let mut guard = fixture.host.guard(BrokenConfig::Fail).unwrap();
+    guard.config.policy.auto_bind = Some("a".to_owned());
+    let (origin, mode) = (Origin::Check, Mode::DryRun);
+    let outcome = prepare(&guard, &Ok(domain), origin, mode, default_deadline());
+    let decision = outcome.verdict.decision();
+    assert!(
+        matches!(decision, Decision::Deny(Refusal::LibvirtUnreachable { .. })),
+        "{decision:?}"
+    );
+}
+
+/// One pass through them for all questions of a search.
+#[test]
+fn a_refusal_reads_each_definition_once_or_twice() {
+    let fixture = Fixture::new();
+    for number in 0..20 {
+        fixture.define(&format!("other{number}"));
+    }
+    let original = fixture.guest_in_use("vm1");
+    let copy = define_copy(&fixture, "vm2", &original);
+    let read = files_read(|| {
+        assert!(relative(&fixture, &copy).is_some());
+    });
+    assert!((22..30).contains(&read), "{read} files");
 }
 
 /// A store that does not say whether the guest has a TPM under another name: a key that was made all the same would

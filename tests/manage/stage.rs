@@ -12,9 +12,9 @@ use crate::key::dek::Dek;
 use crate::libvirt::fake::{Call, Failure};
 use crate::libvirt::secret::SecretError;
 use crate::manage::host::Host;
-use crate::manage::stage::{StageError, stage};
+use crate::manage::stage::{StageError, stage, stage_until};
 use crate::manage::unstage::{Daemon, Patience, UnstageError, Unstaged, unstage_once_read};
-use crate::staging::StagingError;
+use crate::staging::{StagingError, files_read};
 use crate::store::EventFilter;
 use crate::verdict::Decision;
 use crate::verdict::refusal::Refusal;
@@ -60,6 +60,50 @@ fn a_guest_whose_definition_cannot_be_read_is_refused_a_key_with_the_reason() {
     };
     assert!(!reason.is_empty());
     assert_eq!(staged(&fixture), 0);
+}
+
+/// Each guest without a key is looked for under other names; with ten thousand definitions that took minutes, and
+/// the daemon waits.
+#[test]
+fn the_definitions_are_read_once_for_all_guests_that_have_no_key() {
+    let fixture = Fixture::new();
+    let read = |guests: usize| {
+        files_read(|| {
+            let judged = stage(&fixture.host).unwrap();
+            assert_eq!(judged.len(), guests);
+            for one in &judged {
+                let decision = one.outcome.verdict.decision();
+                assert_eq!(*decision, Decision::Deny(Refusal::KeyMissing));
+            }
+        })
+    };
+    let define = |numbers: std::ops::Range<usize>| {
+        for number in numbers {
+            let name = format!("vm{number}");
+            fixture.define(&name);
+            fixture.autostart(&name);
+        }
+    };
+    define(0..1);
+    let of_one = read(1);
+    define(1..20);
+    let of_twenty = read(20);
+    assert!(of_twenty <= 20 * of_one, "{of_one} and {of_twenty} files");
+}
+
+#[test]
+fn guests_for_which_there_is_no_time_left_are_refused_unjudged() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    fixture.autostart(&guest.name);
+    let over = Deadline::after(Duration::ZERO);
+    let judged = stage_until(&fixture.host, over).unwrap();
+    let decision = judged[0].outcome.verdict.decision();
+    assert_eq!(*decision, Decision::Deny(Refusal::StagingTimePassed));
+    assert_eq!(judged[0].outcome.domain.as_ref().unwrap().uuid, guest.uuid);
+    assert_eq!(staged(&fixture), 0);
+    let history = fixture.store().history(EventFilter::All, 9).unwrap();
+    assert!(history.is_empty(), "{history:?}");
 }
 
 fn has_value(fixture: &Fixture, secret: SecretUuid) -> bool {

@@ -22,7 +22,16 @@ pub struct Elsewhere {
     /// The domain with a used key that the guest may be, under a new UUID, or a copy of.
     pub relative: Option<RelatedGuest>,
     /// Why the search did not come to its end: what was not found may be there.
-    pub unanswered: Option<StoreAccessError>,
+    pub unanswered: Option<Unanswered>,
+}
+
+/// Why a search did not come to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unanswered {
+    /// The store did not answer, or not in time.
+    Store(StoreAccessError),
+    /// libvirt's definitions of its guests were not all read: says why.
+    Definitions(String),
 }
 
 /// A TPM state that the guest's XML does not name.

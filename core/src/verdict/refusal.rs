@@ -225,6 +225,8 @@ pub enum Refusal {
     },
     /// The hook's deadline passed before the start was judged.
     DeadlinePassed,
+    /// The time in which keys are staged passed before the start was judged.
+    StagingTimePassed,
     /// libvirtd is starting, and the guest with it, whose key was not staged.
     LibvirtStarting,
     /// The usage belongs to another secret, or the UUID to another usage type.
@@ -336,9 +338,10 @@ impl Refusal {
                 Code::TpmStateUnreachable
             }
             Self::SecretRefused { .. } => Code::SecretRefused,
-            Self::LibvirtUnreachable { .. } | Self::DeadlinePassed | Self::LibvirtStarting => {
-                Code::LibvirtUnreachable
-            }
+            Self::LibvirtUnreachable { .. }
+            | Self::DeadlinePassed
+            | Self::StagingTimePassed
+            | Self::LibvirtStarting => Code::LibvirtUnreachable,
             Self::SecretConflict { .. } | Self::SecretOfGuest { .. } | Self::SecretInUse { .. } => {
                 Code::SecretConflict
             }

@@ -232,6 +232,9 @@ pub(super) fn message(why: &Refusal) -> String {
         ),
         Refusal::LibvirtUnreachable { reason } => format!("libvirt is unreachable: {reason}"),
         Refusal::DeadlinePassed => "hook.deadline passed before the start was checked".to_owned(),
+        Refusal::StagingTimePassed => {
+            "the time in which keys are staged passed before the start was checked".to_owned()
+        }
         Refusal::LibvirtStarting => {
             "libvirtd is still starting, and takes no key until its guests are up".to_owned()
         }

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use crate::verdict::elsewhere::Elsewhere;
+use crate::verdict::elsewhere::{Elsewhere, Unanswered};
 use crate::verdict::facts::{Facts, KeyRef, References, Trial};
 use crate::verdict::refusal::Refusal;
 use crate::verdict::{Answer, Decision, Verdict};
@@ -22,6 +22,14 @@ pub(super) fn name_it(facts: &Facts, verdict: Verdict) -> Answer {
             ..verdict
         }
         .into(),
+    }
+}
+
+/// The refusal of a start that would have to be sure that nothing is elsewhere.
+pub(super) fn not_searched(why: &Unanswered) -> Refusal {
+    match why.clone() {
+        Unanswered::Store(trouble) => Refusal::Store(trouble),
+        Unanswered::Definitions(reason) => Refusal::LibvirtUnreachable { reason },
     }
 }
 

@@ -351,7 +351,7 @@ fn no_rows(case: &Case<'_>) -> Answer {
             }
             Some(found) => match &found.unanswered {
                 // The key may be there all the same, and a new TPM would take its place.
-                Some(trouble) => Verdict::deny(Refusal::Store(trouble.clone())).into(),
+                Some(why) => Verdict::deny(elsewhere::not_searched(why)).into(),
                 None => placeholders::bind_and_make_key(case, name),
             },
         },

@@ -6,7 +6,7 @@ use super::given::{
 use crate::domain::TpmVersion;
 use crate::ids::{DomainUuid, KeyRefId};
 use crate::verdict::elsewhere::{
-    ElsewhereKind, OtherGuest, RelatedGuest, Relation, StateElsewhere,
+    ElsewhereKind, OtherGuest, RelatedGuest, Relation, StateElsewhere, Unanswered,
 };
 use crate::verdict::facts::{
     CopyReason, Facts, Permission, Proof, StoreAccessError, TpmState, TransientState,
@@ -125,13 +125,14 @@ fn a_guest_that_may_be_another_one_is_never_bound_automatically() {
 #[test]
 fn nor_is_a_guest_that_could_not_be_looked_for_under_another_name() {
     let auto_bind = |facts: Facts| facts.policy(|policy| policy.auto_bind = Some("a".to_owned()));
-    let unanswered = |trouble: StoreAccessError| {
-        auto_bind(newcomer()).elsewhere(|found| found.unanswered = Some(trouble))
-    };
-    let slow = unanswered(StoreAccessError::Unavailable("too slow".to_owned()));
+    let unanswered = |why| auto_bind(newcomer()).elsewhere(|found| found.unanswered = Some(why));
+    let store = |trouble| unanswered(Unanswered::Store(trouble));
+    let slow = store(StoreAccessError::Unavailable("too slow".to_owned()));
     assert_eq!(verdict(&slow), "deny VG401");
-    let damaged = unanswered(StoreAccessError::Corrupt("damaged".to_owned()));
+    let damaged = store(StoreAccessError::Corrupt("damaged".to_owned()));
     assert_eq!(verdict(&damaged), "deny VG402");
+    let unread = unanswered(Unanswered::Definitions("too slow".to_owned()));
+    assert_eq!(verdict(&unread), "deny VG302");
     // What was found all the same is named.
     let related = slow
         .clone()
