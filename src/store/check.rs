@@ -54,10 +54,56 @@ pub enum StoreFinding {
 }
 
 impl StoreFinding {
+    /// What findings have in common that are alike: all key references without a provider of one name, say.
+    fn group(&self) -> (u8, &str) {
+        match self {
+            Self::Damaged(_) => (0, ""),
+            Self::SchemaMissing(name) => (1, name),
+            Self::SchemaDiffers(name) => (2, name),
+            Self::SchemaForeign(_) => (3, ""),
+            Self::Dangling { table, .. } => (4, table),
+            Self::ProviderUnreadable { column, .. } => (5, column),
+            Self::KeyRefUnreadable { column, .. } => (6, column),
+            Self::ProviderUnknown { provider, .. } => (7, provider),
+        }
+    }
+
     /// Whether the file itself is damaged, not only a row.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         matches!(self, Self::Damaged(_) | Self::SchemaMissing(_))
+    }
+}
+
+/// Findings that are alike: for people, for whom a line for each of a hundred thousand rows is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AlikeFindings {
+    /// The first, at most so many as were asked for.
+    pub first: Vec<StoreFinding>,
+    /// How many there are beside those.
+    pub others: usize,
+}
+
+impl AlikeFindings {
+    /// The groups of these findings, in the order of their first ones.
+    #[must_use]
+    pub fn of<'a>(findings: impl IntoIterator<Item = &'a StoreFinding>, most: usize) -> Vec<Self> {
+        let mut groups: Vec<Self> = Vec::new();
+        let mut known = BTreeMap::new();
+        for finding in findings {
+            let at = *known.entry(finding.group()).or_insert(groups.len());
+            if at == groups.len() {
+                let (first, others) = (Vec::new(), 0);
+                groups.push(Self { first, others });
+            }
+            let group = &mut groups[at];
+            if group.first.len() < most {
+                group.first.push(finding.clone());
+            } else {
+                group.others += 1;
+            }
+        }
+        groups
     }
 }
 

@@ -62,7 +62,7 @@ use schema::Identity;
 use store_path::StorePath;
 
 pub use bindings::BindingChange;
-pub use check::StoreFinding;
+pub use check::{AlikeFindings, StoreFinding};
 pub use error::{StoreError, UnavailableReason};
 pub use events::{Event, EventFilter, EventQuery, EventRow, MAX_MESSAGE};
 pub use fleet::{KnownFact, Membership, Merge, QueuedState, RowChange, Subject};

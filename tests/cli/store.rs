@@ -33,6 +33,28 @@ fn what_is_found_is_listed() {
 }
 
 #[test]
+fn of_many_findings_that_are_alike_people_see_some_and_json_has_all() {
+    let host = Host::with_provider("nkp-a");
+    let store = rusqlite::Connection::open(host.state_dir().join("store.db")).unwrap();
+    let sql = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300)
+               INSERT INTO key_ref (resource_uuid, provider_name, wrapped_dek)
+               SELECT printf('e0000000-0000-4000-8000-%012x', i), 'gone', x'01' FROM n";
+    store.execute_batch(sql).unwrap();
+    drop(store);
+    golden("store-check-many-findings", &host.run(&["store", "check"]));
+    let ran = host.run(&["store", "check", "--json"]).ends_with(1);
+    let document: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(document["findings"].as_array().unwrap().len(), 300);
+    let doctor = host.run(&["doctor"]);
+    assert_eq!(doctor.stdout.matches("\"gone\" not found").count(), 3);
+    assert!(
+        doctor.stdout.contains("and 297 more like this"),
+        "{}",
+        doctor.stdout
+    );
+}
+
+#[test]
 fn a_damaged_store_is_found_and_a_backup_brings_it_back() {
     let host = Host::with_provider("nkp-a");
     host.run(&["store", "backup", "copy"]).succeeds();

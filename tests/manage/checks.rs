@@ -396,6 +396,26 @@ fn a_rotation_of_the_fleet_that_nobody_has_finished_is_reported() {
     assert!(!is_begun(), "the provider follows with the next exchange");
 }
 
+/// Three lines for each of a hundred thousand rows were no help.
+#[test]
+fn rows_that_all_miss_one_provider_are_one_finding() {
+    let fixture = Fixture::new();
+    for name in ["a", "b"] {
+        fixture.sql(&format!(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50)
+             INSERT INTO key_ref (resource_uuid, provider_name, wrapped_dek)
+             SELECT printf('e0000000-0000-4000-8000-%012x', i), '{name}', x'01' FROM n"
+        ));
+        fixture.sql(&format!("DELETE FROM key_provider WHERE name = '{name}'"));
+    }
+    let found = look(&fixture).into_iter();
+    let of_store = found.filter_map(|finding| match finding {
+        Finding::Key(KeyFinding::Store(found)) => Some((found.first.len(), found.others)),
+        _ => None,
+    });
+    assert_eq!(of_store.collect::<Vec<_>>(), [(3, 47), (3, 47)]);
+}
+
 #[test]
 fn the_store_and_the_clock_are_examined() {
     let fixture = Fixture::new();

@@ -12,9 +12,10 @@ use crate::cli::ui::printer::Printer;
 use crate::cli::ui::provider_errors;
 use crate::cli::ui::table::table;
 use crate::manage::store_backup::{
-    BackedUp, CheckedStore, RestoreStoreError, RestoredStore, backup, check, restore,
+    BackedUp, CheckedStore, FoundInStore, RestoreStoreError, RestoredStore, backup, check, restore,
 };
 use crate::messages::{Arg, Command, count, label};
+use crate::store::AlikeFindings;
 
 pub(crate) fn run(context: &Context, verb: &args::Store) -> Result<ExitCode, CommandError> {
     match verb {
@@ -30,6 +31,9 @@ pub(crate) fn run(context: &Context, verb: &args::Store) -> Result<ExitCode, Com
     Ok(ExitCode::SUCCESS)
 }
 
+/// How many findings that are alike are shown to people; `--json` has all of them.
+const SHOWN: usize = 20;
+
 impl Answer for CheckedStore {
     fn print(&self, out: &mut Printer<'_>) -> io::Result<()> {
         if !self.exists {
@@ -39,8 +43,16 @@ impl Answer for CheckedStore {
             return writeln!(out, "the store is in order");
         }
         let mut rows = table(&["FINDING", "WHAT"]);
-        for found in &self.findings {
-            rows.add_row([found.kind(), &found.0.to_string()]);
+        let findings = self.findings.iter().map(|found| &found.0);
+        for AlikeFindings { first, others } in AlikeFindings::of(findings, SHOWN) {
+            let mut kind = "";
+            for found in first.into_iter().map(FoundInStore) {
+                kind = found.kind();
+                rows.add_row([kind, &found.0.to_string()]);
+            }
+            if others > 0 {
+                rows.add_row([kind, &format!("and {others} more like this")]);
+            }
         }
         out.table(&rows)
     }

@@ -18,7 +18,7 @@ use crate::manage::host::HostError;
 use crate::manage::providers::ProviderRef;
 use crate::manage::shared_secrets::SharedSecret;
 use crate::recovery::file::RecoveryError;
-use crate::store::StoreFinding;
+use crate::store::AlikeFindings;
 use crate::tpm_copies::CopyError;
 use crate::verdict::facts::Provider;
 use crate::verdict::refusal::Refusal;
@@ -211,8 +211,8 @@ pub(crate) enum Distrusted {
 pub(crate) enum KeyFinding {
     /// The store cannot be used.
     StoreUnusable(HostError),
-    /// Damage or an inconsistency in it.
-    Store(StoreFinding),
+    /// Damage or inconsistencies in it that are alike.
+    Store(AlikeFindings),
     /// A provider's key does not open.
     Sealed(Provider, Arc<KeyringError>),
     /// It opened too late for a start, or not in all the time that it was given.

@@ -6,8 +6,11 @@ use super::{Finding, KeyFinding};
 use crate::clock::Timestamp;
 use crate::keyring::Seal;
 use crate::manage::host::{Host, HostError, default_deadline};
-use crate::store::{Access, EventFilter, Store};
+use crate::store::{Access, AlikeFindings, EventFilter, Store};
 use crate::verdict::facts::Provider;
+
+/// How many of the findings in the store that are alike are named: `store check` has more.
+const NAMED: usize = 3;
 
 /// How long an export is trusted without being tried, in milliseconds: a year.
 const TRUSTED_EXPORT_MS: i64 = 365 * 24 * 60 * 60 * 1000;
@@ -21,7 +24,8 @@ fn findings(host: &Host) -> Result<Vec<KeyFinding>, HostError> {
     let Some(store) = host.store(Access::Read)? else {
         return Ok(Vec::new());
     };
-    let mut found: Vec<_> = store.check()?.into_iter().map(KeyFinding::Store).collect();
+    let alike = AlikeFindings::of(&store.check()?, NAMED);
+    let mut found: Vec<_> = alike.into_iter().map(KeyFinding::Store).collect();
     for provider in store.providers()? {
         found.extend(weakly_sealed(host, &provider));
         found.extend(export(&store, provider)?);

@@ -14,17 +14,26 @@ use crate::manage::host::HostError;
 use crate::manage::providers::ProviderRef;
 use crate::messages::{Arg, Command, Words, count, kind, label, quoted, refusal};
 use crate::recovery::file::RecoveryError;
-use crate::store::StoreError;
+use crate::store::{AlikeFindings, StoreError};
 use crate::verdict::facts::Provider;
 use crate::verdict::refusal::Refusal;
 
 const LOST_WITH_HOST: &str = "if this host is lost, so is its key and every TPM that depends on it";
 
+fn some_alike(AlikeFindings { first, others }: &AlikeFindings) -> String {
+    let first: Vec<_> = first.iter().map(ToString::to_string).collect();
+    let others = match others {
+        0 => String::new(),
+        others => format!("; and {others} more like this"),
+    };
+    first.join("; ") + &others
+}
+
 pub(super) fn describe(finding: &KeyFinding) -> Described {
     match finding {
         KeyFinding::StoreUnusable(error) => store_unusable(error),
         KeyFinding::Store(found) => Described::error(
-            format!("the store: {found}"),
+            format!("the store: {}", some_alike(found)),
             "a start that needs this row may be refused",
             Command::StoreCheck.to_string(),
         ),
