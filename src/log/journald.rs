@@ -11,6 +11,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
@@ -21,9 +22,13 @@ use super::LogError;
 use super::fields::Fields;
 use crate::host::dirs::JOURNALD_SOCKET;
 use crate::host::interrupted::again;
+use crate::host::text::beginning;
 
 /// `SYSLOG_IDENTIFIER`: `journalctl -t vtpm-guard`.
 const IDENTIFIER: &str = "vtpm-guard";
+
+/// How much of each value is sent where all of them are too long for one datagram, in bytes.
+const MAX_VALUE: usize = 4096;
 
 /// Sends events of this level and above to journald; those that it cannot take at once are
 /// dropped.
@@ -55,15 +60,20 @@ impl Journal {
 
 impl<S: Subscriber> Layer<S> for Journal {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let entry = entry(&Fields::of(event), *event.metadata().level());
+        let (fields, level) = (Fields::of(event), *event.metadata().level());
+        let sent = self.0.send(&entry(&fields, level, usize::MAX));
+        if sent.is_err_and(|error| error.raw_os_error() == Some(Errno::EMSGSIZE as i32)) {
+            // Longer than a datagram of this host may be. The beginning says what it is about.
+            let _ = self.0.send(&entry(&fields, level, MAX_VALUE));
+        }
         // Without room for it the event is lost.
-        let _ = self.0.send(&entry);
     }
 }
 
-/// The entry of the journal for an event.
-fn entry(fields: &Fields, level: Level) -> Vec<u8> {
+/// The entry of the journal for an event, with at most so many bytes of each value.
+fn entry(fields: &Fields, level: Level, most: usize) -> Vec<u8> {
     let mut entry = Vec::new();
+    let mut put = |name: &str, value: &str| put(&mut entry, name, &beginning(value, most));
     // As syslog numbers them: err, warning, notice, info, debug.
     let priority = match level {
         Level::ERROR => "3",
@@ -72,12 +82,12 @@ fn entry(fields: &Fields, level: Level) -> Vec<u8> {
         Level::DEBUG => "6",
         Level::TRACE => "7",
     };
-    put(&mut entry, "PRIORITY", priority);
-    put(&mut entry, "SYSLOG_IDENTIFIER", IDENTIFIER);
-    put(&mut entry, "MESSAGE", &fields.message());
+    put("PRIORITY", priority);
+    put("SYSLOG_IDENTIFIER", IDENTIFIER);
+    put("MESSAGE", &fields.message());
     for (name, value) in fields.named() {
         let name = name.to_uppercase().replace('.', "_");
-        put(&mut entry, &format!("VTPM_GUARD_{name}"), value);
+        put(&format!("VTPM_GUARD_{name}"), value);
     }
     entry
 }
@@ -112,7 +122,7 @@ mod tests {
         tracing::subscriber::with_default(journal, events);
         journald.set_nonblocking(true).unwrap();
         let mut entries = Vec::new();
-        let mut entry = [0; 4096];
+        let mut entry = vec![0; 1 << 20];
         while let Ok(length) = journald.recv(&mut entry) {
             entries.push(fields(&entry[..length]));
         }
@@ -186,6 +196,27 @@ mod tests {
             "\"my vm\": the TPM state was not saved: no room, path /x"
         );
         assert_eq!(value(failed, "VTPM_GUARD_ERROR"), "no\nroom");
+    }
+
+    #[test]
+    fn an_event_that_is_too_long_for_a_datagram_is_cut() {
+        let entries = sent(|| {
+            let error = io::Error::other("x".repeat(3 << 20));
+            tracing::error!(domain = "vm1", %error, "the start was refused");
+            tracing::error!(domain = "vm2", "the next");
+        });
+        let [cut, next] = &entries[..] else {
+            panic!("{} entries", entries.len());
+        };
+        assert_eq!(value(cut, "VTPM_GUARD_DOMAIN"), "vm1");
+        let message = value(cut, "MESSAGE");
+        assert!(
+            message.starts_with("vm1: the start was refused: xxx"),
+            "{message}"
+        );
+        assert!(message.ends_with("x…") && message.len() <= MAX_VALUE);
+        assert_eq!(value(cut, "PRIORITY"), "3");
+        assert_eq!(value(next, "MESSAGE"), "vm2: the next");
     }
 
     #[test]

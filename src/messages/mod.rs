@@ -160,6 +160,35 @@ mod tests {
         );
     }
 
+    /// Of ten thousand clones of a template, libvirt's error had all names.
+    #[test]
+    fn a_refusal_names_some_of_many() {
+        let names = |number: usize| (1..=number).map(|it| format!("vm{it}")).collect();
+        let of_guests = |number| {
+            let secret = crate::ids::SecretUuid::random();
+            let guests = names(number);
+            refusal("vm0", &Refusal::SecretOfGuest { secret, guests }).message
+        };
+        assert!(of_guests(1).contains("belongs to guest \"vm1\", which"));
+        assert!(of_guests(2).contains("guests \"vm1\", \"vm2\", which"));
+        assert!(of_guests(5).contains("\"vm4\", \"vm5\", which"));
+        assert!(of_guests(6).contains("\"vm5\" and 1 other, which"));
+        let many = of_guests(10_000);
+        assert!(many.contains("\"vm5\" and 9995 others, which"), "{many}");
+        let snapshots = Refusal::StateInSnapshots { names: names(900) };
+        let snapshots = refusal("vm0", &snapshots).message;
+        assert!(snapshots.ends_with("vm5 and 895 others"), "{snapshots}");
+        let key_refs = |number| (1..=number).map(crate::ids::KeyRefId).collect();
+        let ambiguous = |key_refs| refusal("vm0", &Refusal::KeyAmbiguous { key_refs }).message;
+        let few = ambiguous(key_refs(3));
+        assert!(few.contains("key references 1, 2 and 3"), "{few}");
+        let many = ambiguous(key_refs(700));
+        assert!(
+            many.contains("key references 1, 2, 3, 4, 5 and 695 others"),
+            "{many}"
+        );
+    }
+
     #[test]
     fn a_refusal_says_that_the_fleets_store_might_have_what_is_missing() {
         let silent = Finding::FleetSilent("no route\nto host".to_owned());

@@ -7,6 +7,7 @@ use rusqlite::{Connection, Row, Transaction, params};
 use super::error::Failure;
 use super::{Origin, Store, StoreError, columns};
 use crate::clock::Timestamp;
+use crate::host::text::beginning;
 use crate::ids::DomainUuid;
 use crate::verdict::code::Code;
 
@@ -278,7 +279,7 @@ pub(super) fn record_start(transaction: &Transaction<'_>, event: &Event) -> Resu
                 event.origin.as_str(),
                 event.decision(),
                 event.code.map(Code::as_str),
-                event.message,
+                beginning(&event.message, MAX_MESSAGE),
             ],
         )?;
     }
@@ -338,7 +339,7 @@ pub(super) fn insert(transaction: &Transaction<'_>, event: &Event) -> Result<(),
             event.origin.as_str(),
             event.decision(),
             event.code.map(Code::as_str),
-            event.message,
+            beginning(&event.message, MAX_MESSAGE),
             event.repairs_json,
         ],
     )?;

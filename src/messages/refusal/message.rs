@@ -3,15 +3,12 @@
 use super::{label, other_label, quoted};
 use crate::domain::TpmVersion;
 use crate::ids::KeyRefId;
-use crate::messages::date;
+use crate::messages::{count, date};
 use crate::verdict::elsewhere::{ElsewhereKind, RelatedGuest, Relation, StateElsewhere};
 use crate::verdict::facts::{CopyReason, Obstacle, StoreAccessError};
 use crate::verdict::refusal::Refusal;
 
 const STATE_GONE: &str = "the vTPM's key has been used, but the TPM state is gone";
-
-/// How many names of others' things a line has at most.
-const MAX_LABELS: usize = 16;
 
 #[allow(
     clippy::too_many_lines,
@@ -320,11 +317,24 @@ fn hindered(hindrance: &Obstacle) -> String {
     }
 }
 
+/// How many of a list are named. A refusal is one line, for libvirt's error and for a log.
+const NAMED: usize = 5;
+
+/// A list, or its beginning and how many others there are.
+fn some(names: impl ExactSizeIterator<Item = String>) -> String {
+    let others = names.len().saturating_sub(NAMED);
+    let named = names.take(NAMED).collect::<Vec<_>>().join(", ");
+    match others {
+        0 => named,
+        others => format!("{named} and {}", count(others, "other")),
+    }
+}
+
 fn guest_names(guests: &[String]) -> String {
-    let quoted: Vec<_> = guests.iter().map(|name| quoted(name)).collect();
-    match quoted.as_slice() {
-        [one] => format!("guest {one}"),
-        several => format!("guests {}", several.join(", ")),
+    let names = some(guests.iter().map(|name| quoted(name)));
+    match guests.len() {
+        1 => format!("guest {names}"),
+        _ => format!("guests {names}"),
     }
 }
 
@@ -336,17 +346,13 @@ fn key_managers(kms: &[String]) -> String {
 
 /// A list of names. Of snapshots there are as many as QEMU's user makes; the first ones are enough.
 fn labels(names: &[String]) -> String {
-    let (first, others) = names.split_at(names.len().min(MAX_LABELS));
-    let mut first: Vec<_> = first.iter().map(|name| label(name)).collect();
-    if !others.is_empty() {
-        first.push(format!("and {} more", others.len()));
-    }
-    first.join(", ")
+    some(names.iter().map(|name| label(name)))
 }
 
 fn rows(key_refs: &[KeyRefId]) -> String {
     let ids: Vec<_> = key_refs.iter().map(ToString::to_string).collect();
     match ids.as_slice() {
+        many if many.len() > NAMED => format!("key references {}", some(ids.into_iter())),
         [one] => format!("key reference {one}"),
         [head @ .., last] => format!("key references {} and {last}", head.join(", ")),
         [] => "no key reference".to_owned(),

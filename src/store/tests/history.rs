@@ -1,9 +1,9 @@
 //! The history: what is asked of it, and how long it grows.
 
 use super::super::events::EVENTS_KEPT;
-use super::super::{Event, EventFilter, EventQuery, Origin, Store};
+use super::super::{Event, EventFilter, EventQuery, MAX_MESSAGE, Origin, Store};
 use crate::clock::Timestamp;
-use crate::store::testing::{domain, event, new_store};
+use crate::store::testing::{NOW, domain, event, new_store};
 use crate::verdict::code::Code;
 
 fn denied(code: Code, at: i64) -> Event {
@@ -186,4 +186,23 @@ fn one_huge_id_deletes_at_most_two_events() {
     store.connection.execute(sql, []).unwrap();
     store.record_event(&denied(Code::KeyLost, 5)).unwrap();
     assert_eq!(times(&store, EventFilter::All), [5, 4, 3, 2]);
+}
+
+/// Another program's error may be any length.
+#[test]
+fn a_sentence_is_kept_up_to_some_lines() {
+    let (_dir, mut store) = new_store();
+    let mut long = event(domain(1), "vm1", NOW);
+    long.message = "Ä".repeat(100_000);
+    store.record_event(&long).unwrap();
+    let later = Event {
+        at: Timestamp(NOW.0 + 1),
+        ..long
+    };
+    store.record_start(&later).unwrap();
+    for row in store.history(EventFilter::All, 9).unwrap() {
+        let kept = row.message;
+        assert!(kept.len() <= MAX_MESSAGE && kept.len() > MAX_MESSAGE - 6);
+        assert!(kept.ends_with("Ä…"), "{kept}");
+    }
 }
