@@ -40,7 +40,7 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
 const MIN_DEADLINE: Duration = Duration::from_millis(500);
 
 /// The longest `hook.deadline`: a hook that hangs holds the guest's lock.
-const MAX_DEADLINE: Duration = Duration::from_secs(10 * 60);
+pub(crate) const MAX_DEADLINE: Duration = Duration::from_secs(10 * 60);
 
 /// The shortest `provider.max_age`: what opens provider keys again runs from time to time only.
 const MIN_MAX_AGE: Duration = Duration::from_secs(60 * 60);

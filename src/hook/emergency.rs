@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::panic;
 use std::process;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{OnceLock, mpsc};
+use std::sync::{Mutex, OnceLock, PoisonError, mpsc};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
@@ -51,6 +51,9 @@ const REFUSED: u8 = 3;
 
 /// The thread that watches the deadline.
 static WATCH: OnceLock<Thread> = OnceLock::new();
+
+/// The deadline that it watches.
+static END: Mutex<Option<Deadline>> = Mutex::new(None);
 
 /// From here on a panic or a passed deadline refuses the start of this guest. Before it, and
 /// in all other operations, both end the hook with status 0.
@@ -103,17 +106,28 @@ pub(super) fn answer_for_panics() {
     }));
 }
 
-/// Answers when the deadline passes before the process has ended.
+/// Answers when the deadline passes before the process has ended. A later call replaces the deadline of an earlier
+/// one, which is that of what has to be done before the deadline is known.
 pub(super) fn answer_at(deadline: Deadline) {
+    *END.lock().unwrap_or_else(PoisonError::into_inner) = Some(deadline);
+    if let Some(watch) = WATCH.get() {
+        watch.unpark();
+        return;
+    }
     let watch = move || {
-        let mut end = deadline;
-        while !end.has_passed() {
-            thread::park_timeout(end.remaining());
+        let mut after_allowing = None;
+        loop {
+            let end = *END.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut end = end.unwrap_or(deadline);
             if ANSWER.load(Ordering::SeqCst) == ALLOWED {
-                end = end.at_most(AFTER_ALLOWING);
+                let soon = *after_allowing.get_or_insert_with(|| Deadline::after(AFTER_ALLOWING));
+                end = end.at_most(soon.remaining());
             }
+            if end.has_passed() {
+                answer(Refusal::DeadlinePassed);
+            }
+            thread::park_timeout(end.remaining());
         }
-        answer(Refusal::DeadlinePassed);
     };
     match thread::Builder::new().stack_size(64 * 1024).spawn(watch) {
         Ok(watch) => drop(WATCH.set(watch.thread().clone())),

@@ -13,7 +13,7 @@ use super::event::HookEvent;
 use super::refused::Start;
 use super::stdin::Stdin;
 use crate::clock::Deadline;
-use crate::config::Config;
+use crate::config::{Config, MAX_DEADLINE};
 use crate::domain::{self, Domain, UnreadableDomain, Vtpm};
 use crate::guard::{self, Guard, HookCall, Mode, Operation, restore_links};
 use crate::host::dirs::{self, StateDir};
@@ -43,11 +43,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let Some(event) = HookEvent::parse(arguments) else {
         return ExitCode::SUCCESS;
     };
-    if !called_by_owner(&StateDir::default()) {
-        return ExitCode::SUCCESS;
-    }
     let (domain, xml) = read_domain(started);
     if !concerns_the_guard(&domain) {
+        return ExitCode::SUCCESS;
+    }
+    // From here on something may hang: the state directory, or the configuration with the deadline.
+    emergency::answer_at(before_the_deadline_is_known(started));
+    if !called_by_owner(&StateDir::default()) {
         return ExitCode::SUCCESS;
     }
     let is_start = event.operation == Operation::Prepare;
@@ -105,6 +107,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::SUCCESS
         }
     }
+}
+
+/// The latest deadline that a configuration may have.
+fn before_the_deadline_is_known(started: Instant) -> Deadline {
+    Deadline::after(MAX_DEADLINE.saturating_sub(started.elapsed()))
 }
 
 /// libvirt deletes a state that must stay once this hook has returned: another process restores
@@ -167,9 +174,10 @@ fn guard_of_this_host() -> Guard {
 /// whose guests do not. Calls by root always do: if the directory is another user's, the store
 /// cannot be used (VG401).
 fn called_by_owner(state_dir: &Path) -> bool {
-    let owner = std::fs::metadata(state_dir).map_or(0, |metadata| metadata.uid());
     let user = nix::unistd::geteuid().as_raw();
-    user == owner || (user == 0 && is_root_of_this_host())
+    // The directory, which may hang, is asked for only where that is not known already.
+    let owner = || std::fs::metadata(state_dir).map_or(0, |metadata| metadata.uid());
+    (user == 0 && is_root_of_this_host()) || user == owner()
 }
 
 /// Returns whether root is root of the host, and not a plain user in a user namespace.
@@ -183,6 +191,7 @@ fn is_root_of_this_host() -> bool {
 fn read_domain(started: Instant) -> (Result<Domain, UnreadableDomain>, Vec<u8>) {
     // The last tenth of the deadline is reserved for the verdict if the XML does not arrive.
     let time_limit = || {
+        emergency::answer_at(before_the_deadline_is_known(started));
         let config = Config::load(Path::new(dirs::CONFIG)).unwrap_or_default();
         config.hook_deadline / 10 * 9
     };
