@@ -53,6 +53,15 @@ pub struct Facts {
     pub more: bool,
 }
 
+/// TPM states without their bytes, and whether there are more.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct States {
+    /// The states.
+    pub states: Vec<StateInfo>,
+    /// Whether the store has more than it gave.
+    pub more: bool,
+}
+
 /// What a store knows of a guest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Found {
@@ -333,7 +342,7 @@ impl Client {
         domain: Option<DomainUuid>,
         limit: u32,
         deadline: Deadline,
-    ) -> Result<Vec<StateInfo>, FleetError> {
+    ) -> Result<States, FleetError> {
         let reply = self.ask(
             &Request::States {
                 deadline_ms: milliseconds(deadline),
@@ -343,7 +352,10 @@ impl Client {
             deadline,
         )?;
         let states = self.needed("states", reply.states)?;
-        Ok(states.into_iter().map(|state| state.info).collect())
+        Ok(States {
+            states: states.into_iter().map(|state| state.info).collect(),
+            more: reply.more.unwrap_or_default(),
+        })
     }
 
     /// A TPM state with its bytes; `None`: the store does not have it.

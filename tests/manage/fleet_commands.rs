@@ -9,7 +9,7 @@ use super::fleet_program::Member;
 use super::fleet_shared::{SharedStore, exchange};
 use crate::clock::Timestamp;
 use crate::fleet::Kind;
-use crate::fleet::claim::{Claim, EventClaim, RefusedGuest, ReportClaim};
+use crate::fleet::claim::{Claim, EventClaim, HostClaim, RefusedGuest, ReportClaim};
 use crate::ids::{DomainUuid, HostUuid};
 use crate::libvirt::fake::{Call, Failure};
 use crate::manage::fleet::states::fleet_states;
@@ -314,6 +314,7 @@ fn the_history_of_all_hosts_shows_each_start_once_as_it_ended() {
     say(other, 4, 500, true);
     let history = |since, limit| {
         let found = fleet_history(&one.host, Some(guest), since, None, limit).unwrap();
+        let found = found.events;
         let row = |it: &crate::manage::fleet::FleetEvent| (it.message.clone(), it.is_allowed());
         found.iter().map(row).collect::<Vec<_>>()
     };
@@ -339,6 +340,8 @@ fn the_states_in_the_store_are_listed_with_whose_they_are() {
     let states = [member.state(&guest, 100), member.state(&other, 200)];
     store.memory().states.extend(states);
     let listed = fleet_states(&one.host).unwrap();
+    assert!(!listed.is_cut);
+    let listed = listed.states;
     let rows: Vec<_> = listed
         .iter()
         .map(|it| (it.guest.name.as_deref(), it.guest.uuid, it.saved_at.0))
@@ -434,4 +437,31 @@ fn a_host_that_is_lost_takes_the_guests_of_no_other_host_with_it() {
         guests.each_ref().map(|guest| runs(guest.uuid)),
         [false, true]
     );
+}
+
+/// Each report has the sentences of up to two hundred guests; an answer of the shared store has 4 MiB.
+#[test]
+fn reports_that_do_not_fit_into_one_answer_are_all_seen() {
+    const HOSTS: usize = 20;
+    let store = SharedStore::new();
+    let one = store.host("one");
+    let now = Timestamp::now();
+    for number in 0..HOSTS {
+        let (host, name) = (HostUuid::random(), format!("host{number:02}"));
+        let joined = Claim::Host(HostClaim::new(host, &name, now, false));
+        store.put(joined.write(host, now));
+        let refused = RefusedGuest {
+            domain: DomainUuid::random(),
+            name: format!("vm{number}"),
+            code: "VG201".to_owned(),
+            message: "x".repeat(250_000),
+        };
+        store.put(report(host, &name, now.0, vec![refused]).write(host, now));
+    }
+    exchange(&one);
+    let found = status(&one.host).unwrap();
+    assert_eq!(found.hosts.len(), HOSTS + 1);
+    let silent = found.hosts.iter().filter(|it| it.reported_at.is_none());
+    assert_eq!(silent.count(), 0);
+    assert_eq!(fleet_guests(&one.host).unwrap().guests.len(), HOSTS);
 }

@@ -112,10 +112,13 @@ fn of_each_guest_a_role_keeps_its_newest_three_states() {
         states.iter().map(|state| state.at.0).collect()
     };
     assert_eq!(
-        times(&one.states(Some(domain(1)), 10, soon()).unwrap()),
+        times(&one.states(Some(domain(1)), 10, soon()).unwrap().states),
         [14, 13, 12, 3]
     );
-    assert_eq!(times(&one.states(None, 2, soon()).unwrap()), [14, 13]);
+    assert_eq!(
+        times(&one.states(None, 2, soon()).unwrap().states),
+        [14, 13]
+    );
     // A role that stores many newer ones hides nothing that others have stored.
     let found = two.about(domain(1), soon()).unwrap().states;
     let found: Vec<_> = found.iter().map(|state| state.info.at.0).collect();
@@ -135,7 +138,7 @@ fn of_each_guest_a_role_keeps_its_newest_three_states() {
     .unwrap();
     one.push(&[], &[state(1, 12)], soon()).unwrap();
     assert_eq!(
-        times(&one.states(Some(domain(1)), 10, soon()).unwrap()),
+        times(&one.states(Some(domain(1)), 10, soon()).unwrap().states),
         [15, 14, 13, 3]
     );
     // One that came too late goes at once.

@@ -83,7 +83,7 @@ pub(super) fn older_states(
     let read = || -> Result<Vec<State>, FleetError> {
         let mut client = Client::connect(address, &fleet.credentials, deadline)?;
         let mut older = Vec::new();
-        for info in client.states(Some(domain), MAX_STATES, deadline)? {
+        for info in client.states(Some(domain), MAX_STATES, deadline)?.states {
             if known.iter().all(|state| state.info.id != info.id) {
                 older.extend(client.state(info.id, deadline)?);
             }

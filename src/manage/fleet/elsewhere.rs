@@ -1,5 +1,7 @@
 //! Guests and history of all hosts, as these have told the shared store. Nobody has signed that: it is for people.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::connection::{FleetCommandError, connect, member};
@@ -45,6 +47,16 @@ pub(crate) struct FleetEvent {
     pub(crate) message: String,
 }
 
+/// The newest events of all hosts.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub(crate) struct FleetHistory {
+    pub(crate) events: Vec<FleetEvent>,
+    /// Whether older ones that were asked for did not fit into the shared store's answer.
+    #[serde(skip)]
+    pub(crate) is_cut: bool,
+}
+
 impl FleetEvent {
     pub(crate) fn is_allowed(&self) -> bool {
         self.decision == ALLOW
@@ -69,7 +81,7 @@ pub(crate) fn fleet_guests(host: &Host) -> Result<FleetGuests, FleetCommandError
     let (mut guests, mut unchecked) = (Vec::new(), Vec::new());
     let (store, _) = member(host, Access::Read)?;
     let present = hosts(&store)?;
-    let reports = newest_reports(&mut client)?.into_values();
+    let reports = newest_reports(&mut client, &present)?.into_values();
     for said in reports.filter_map(|said| said.into_iter().next()) {
         if !present.contains_key(&said.host) {
             continue;
@@ -87,11 +99,15 @@ pub(crate) fn fleet_guests(host: &Host) -> Result<FleetGuests, FleetCommandError
             message: Some(guest.message),
         }));
     }
+    let refused: BTreeMap<(DomainUuid, String), usize> = guests
+        .iter()
+        .enumerate()
+        .map(|(at, guest): (_, &FleetGuest)| ((guest.uuid, guest.host.clone()), at))
+        .collect();
     for row in store.all_placements()? {
         let said = row.placement;
-        let is_it = |it: &&mut FleetGuest| it.uuid == said.domain && it.host == said.host_name;
-        if let Some(guest) = guests.iter_mut().find(is_it) {
-            guest.running = Some(said.running);
+        if let Some(at) = refused.get(&(said.domain, said.host_name.clone())) {
+            guests[*at].running = Some(said.running);
         } else if said.running {
             guests.push(FleetGuest {
                 host: said.host_name,
@@ -116,7 +132,7 @@ pub(crate) fn fleet_history(
     since: Option<Timestamp>,
     until: Option<Timestamp>,
     limit: u32,
-) -> Result<Vec<FleetEvent>, FleetCommandError> {
+) -> Result<FleetHistory, FleetCommandError> {
     let mut client = connect(&host.config()?)?;
     let search = Search {
         kinds: vec![Kind::Event],
@@ -128,21 +144,27 @@ pub(crate) fn fleet_history(
         limit: limit.saturating_mul(3),
     };
     let mut events: Vec<FleetEvent> = Vec::new();
-    for fact in client.search(&search, default_deadline())?.facts {
+    let mut known: BTreeMap<(HostUuid, i64), usize> = BTreeMap::new();
+    let found = client.search(&search, default_deadline())?;
+    for fact in found.facts {
         let Ok(Claim::Event(said)) = Claim::read(&fact) else {
             continue;
         };
         let new = event(said);
-        let same = |it: &&mut FleetEvent| (it.host_uuid, it.seq) == (new.host_uuid, new.seq);
-        match events.iter_mut().find(same) {
+        let at = *known
+            .entry((new.host_uuid, new.seq))
+            .or_insert(events.len());
+        match events.get_mut(at) {
             // A refusal is what a start that was allowed at first has become.
             Some(known) if known.is_allowed() && !new.is_allowed() => *known = new,
             Some(_) => {}
             None => events.push(new),
         }
     }
+    // The shared store has ended it, and not the limit.
+    let is_cut = found.more && events.len() < limit as usize;
     events.truncate(limit as usize);
-    Ok(events)
+    Ok(FleetHistory { events, is_cut })
 }
 
 fn event(said: EventClaim) -> FleetEvent {

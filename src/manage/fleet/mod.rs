@@ -38,8 +38,8 @@ pub(crate) use announced::announced_name;
 pub(in crate::manage) use announced::{is_next_key, kept_name};
 pub(crate) use connection::FleetCommandError;
 #[cfg(test)]
-pub(crate) use elsewhere::FleetGuest;
-pub(crate) use elsewhere::{FleetEvent, FleetGuests, fleet_guests, fleet_history};
+pub(crate) use elsewhere::{FleetEvent, FleetGuest};
+pub(crate) use elsewhere::{FleetGuests, FleetHistory, fleet_guests, fleet_history};
 pub(crate) use init::{Initialized, init, sql};
 pub(crate) use join::{Joined, join, to_accept};
 pub(crate) use leave::{Left, leave};

@@ -280,8 +280,8 @@ fn look(
     without: &[String],
 ) -> Result<Vec<HostResult>, FleetCommandError> {
     let (store, own) = member(host, Access::Read)?;
-    let reports = newest_reports(&mut connect(config)?)?;
     let known = hosts(&store)?;
+    let reports = newest_reports(&mut connect(config)?, &known)?;
     for text in without {
         if !known
             .iter()

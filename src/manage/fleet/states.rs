@@ -24,11 +24,22 @@ pub(crate) struct FleetState {
     pub(crate) id: String,
 }
 
+/// The TPM states of the fleet's store.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub(crate) struct FleetStates {
+    pub(crate) states: Vec<FleetState>,
+    /// Whether there may be older ones.
+    #[serde(skip)]
+    pub(crate) is_cut: bool,
+}
+
 /// All TPM states of the fleet's store, the newest first.
-pub(crate) fn fleet_states(host: &Host) -> Result<Vec<FleetState>, FleetCommandError> {
+pub(crate) fn fleet_states(host: &Host) -> Result<FleetStates, FleetCommandError> {
     let mut client = connect(&host.config()?)?;
-    let states = client.states(None, LIMIT, default_deadline())?.into_iter();
-    let states = states.map(|info| {
+    let found = client.states(None, LIMIT, default_deadline())?;
+    let is_cut = found.more || found.states.len() >= LIMIT as usize;
+    let states = found.states.into_iter().map(|info| {
         let read = SignedState::read(&info, info.domain);
         let says = read.as_ref().map(SignedState::unverified);
         FleetState {
@@ -38,5 +49,6 @@ pub(crate) fn fleet_states(host: &Host) -> Result<Vec<FleetState>, FleetCommandE
             id: info.id.to_string(),
         }
     });
-    Ok(states.collect())
+    let states = states.collect();
+    Ok(FleetStates { states, is_cut })
 }

@@ -9,7 +9,7 @@ use super::connection::{FleetCommandError, connect, member};
 use super::exchange::is_of_the_future;
 use crate::clock::Timestamp;
 use crate::fleet::claim::{Claim, ReportClaim};
-use crate::fleet::{Client, Kind};
+use crate::fleet::{Client, Fact, Kind, Search};
 use crate::ids::HostUuid;
 use crate::manage::host::{Host, default_deadline};
 use crate::store::{Access, Store, StoreError};
@@ -70,7 +70,7 @@ pub(crate) fn status(host: &Host) -> Result<FleetStatus, FleetCommandError> {
     };
     let known = hosts(&store)?;
     drop(store);
-    let (reports, trouble) = match reports(host, &mut status) {
+    let (reports, trouble) = match reports(host, &known, &mut status) {
         Ok(reports) => (reports, None),
         Err(error) => (BTreeMap::new(), Some(error.to_string())),
     };
@@ -97,28 +97,62 @@ pub(crate) fn status(host: &Host) -> Result<FleetStatus, FleetCommandError> {
     Ok(status)
 }
 
-fn reports(host: &Host, status: &mut FleetStatus) -> Result<Reports, FleetCommandError> {
+fn reports(
+    host: &Host,
+    known: &Hosts,
+    status: &mut FleetStatus,
+) -> Result<Reports, FleetCommandError> {
     let mut client = connect(&host.config()?)?;
     let found = client.status(default_deadline())?;
     status.server = Some(found.server);
     status.role = Some(found.role);
     status.clock_ahead_ms = Some(found.now.0.saturating_sub(Timestamp::now().0));
-    newest_reports(&mut client)
+    newest_reports(&mut client, known)
 }
 
 /// What was said last of each host, the newest first: by itself, and perhaps by others in its name.
 pub(super) type Reports = BTreeMap<HostUuid, Vec<ReportClaim>>;
 
-/// What was said last of each host.
-pub(super) fn newest_reports(client: &mut Client) -> Result<Reports, FleetCommandError> {
+/// The hosts that have joined and not left, and their names.
+pub(super) type Hosts = BTreeMap<HostUuid, String>;
+
+/// What was said last of each host. Where not all of it fits into one answer, which then lacks the hosts that reported
+/// longest ago, each of those is asked for by itself.
+pub(super) fn newest_reports(
+    client: &mut Client,
+    known: &Hosts,
+) -> Result<Reports, FleetCommandError> {
     let mut reports = Reports::new();
     let now = Timestamp::now();
-    for fact in client.newest(Kind::Report, default_deadline())?.facts {
-        match Claim::read(&fact) {
-            Ok(Claim::Report(said)) if !is_of_the_future(said.at, now) => {
-                reports.entry(said.host).or_default().push(said);
+    let note = |reports: &mut Reports, facts: Vec<Fact>| {
+        for fact in facts {
+            match Claim::read(&fact) {
+                Ok(Claim::Report(said)) if !is_of_the_future(said.at, now) => {
+                    reports.entry(said.host).or_default().push(said);
+                }
+                _ => {}
             }
-            _ => {}
+        }
+    };
+    let answer = client.newest(Kind::Report, default_deadline())?;
+    note(&mut reports, answer.facts);
+    if answer.more {
+        for host in known.keys() {
+            if reports.contains_key(host) {
+                continue;
+            }
+            let last = Search {
+                kinds: vec![Kind::Report],
+                domain: None,
+                host: Some(*host),
+                since: None,
+                until: None,
+                limit: 1,
+            };
+            note(
+                &mut reports,
+                client.search(&last, default_deadline())?.facts,
+            );
         }
     }
     for said in reports.values_mut() {
@@ -127,8 +161,8 @@ pub(super) fn newest_reports(client: &mut Client) -> Result<Reports, FleetComman
     Ok(reports)
 }
 
-/// The hosts that have joined and not left, and their names.
-pub(super) fn hosts(store: &Store) -> Result<BTreeMap<HostUuid, String>, StoreError> {
+/// The hosts of the fleet.
+pub(super) fn hosts(store: &Store) -> Result<Hosts, StoreError> {
     let mut newest = BTreeMap::new();
     for fact in store.facts_of_kind(&[Kind::Host])? {
         if let Ok(Claim::Host(said)) = Claim::read(&fact) {

@@ -10,7 +10,7 @@ use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::cli::ui::table::{BAD, Cell, GOOD, table};
 use crate::cli::ui::time as times;
-use crate::manage::fleet::{FleetEvent, FleetGuests, fleet_guests, fleet_history};
+use crate::manage::fleet::{FleetGuests, FleetHistory, fleet_guests, fleet_history};
 use crate::messages::quoted;
 
 pub(crate) fn status(context: &Context) -> Result<(), CommandError> {
@@ -96,13 +96,13 @@ impl Answer for FleetGuests {
     }
 }
 
-impl Answer for Vec<FleetEvent> {
+impl Answer for FleetHistory {
     fn print(&self, out: &mut Printer<'_>) -> io::Result<()> {
-        if self.is_empty() {
+        if self.events.is_empty() {
             return writeln!(out, "no such decisions");
         }
         let mut rows = table(&["WHEN", "HOST", "DOMAIN", "OPERATION", "DECISION", "MESSAGE"]);
-        for event in self {
+        for event in &self.events {
             rows.add_row([
                 Cell::new(time(Some(event.at))),
                 Cell::new(&event.host),
@@ -117,5 +117,12 @@ impl Answer for Vec<FleetEvent> {
             ]);
         }
         out.table(&rows)
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let note = "older decisions are not listed: they did not fit into the shared store's answer; \
+                    ask for fewer with --since and --until";
+        let notes = self.is_cut.then(|| note.to_owned());
+        notes.into_iter().collect()
     }
 }
