@@ -26,7 +26,8 @@ use crate::manage::provider_rotate::rotate;
 use crate::manage::renew::renew;
 use crate::manage::status::status;
 use crate::manage::sync::{
-    SyncAction, SyncError, Synced, after_change, exclusive, not_travelling, sync,
+    SyncAction, SyncError, Synced, after_change, after_change_until, exclusive, not_travelling,
+    sync,
 };
 use crate::manage::travelling::TravelFinding;
 
@@ -408,6 +409,39 @@ fn a_command_that_cannot_write_leaves_a_note() {
     let calls = fixture.libvirt.calls();
     assert!(after_change(&fixture.host, Timestamp(0)).is_none());
     assert_eq!(fixture.libvirt.calls(), calls);
+}
+
+/// With ten thousand guests, libvirt was asked about each of them, and a second time to say that it was too late.
+#[test]
+fn past_its_time_a_command_asks_libvirt_about_no_other_guest() {
+    let (fixture, _) = wrapped();
+    fixture.guest_in_use("vm2");
+    let asked = || fixture.libvirt.calls_of(Call::Metadata);
+    let before = asked();
+    // It takes all the time that there is for the first.
+    fixture.libvirt.fail_each(Call::Metadata, Failure::Silent);
+    let soon = Deadline::after(std::time::Duration::from_secs(1));
+    let left = after_change_until(&fixture.host, Timestamp(0), soon).unwrap();
+    assert!(left.guests == 2 && left.why.is_some(), "{left:?}");
+    assert_eq!(asked() - before, 1);
+    fixture.libvirt.recover();
+    assert_eq!(fixture.notes().len(), 2);
+    // Those that were found and not changed are said without another question.
+    for number in 3..12 {
+        fixture.guest_in_use(&format!("vm{number}"));
+    }
+    for number in 1..12 {
+        let name = format!("vm{number}");
+        fixture.libvirt.guests.start(&name);
+        fixture.libvirt.guests.begin_job(&name);
+    }
+    let before = asked();
+    let done = fixture.synced();
+    let later = done.guests.iter();
+    let later = later.filter(|it| it.action == SyncAction::Later);
+    assert_eq!(later.count(), 11);
+    let busy = 5;
+    assert_eq!(asked() - before, 11 + busy);
 }
 
 #[test]

@@ -24,18 +24,21 @@ pub(crate) struct LeftForSync {
 
 /// Synchronises the guests whose key references were changed at this time or later.
 pub(crate) fn after_change(host: &Host, since: Timestamp) -> Option<LeftForSync> {
+    after_change_until(host, since, Deadline::after(DEADLINE))
+}
+
+pub(crate) fn after_change_until(
+    host: &Host,
+    since: Timestamp,
+    until: Deadline,
+) -> Option<LeftForSync> {
     let changed = match changed(host, since) {
         Ok(changed) if changed.is_empty() => return None,
         Ok(changed) => changed,
         // The command has reported what is wrong with the store.
         Err(_) => return None,
     };
-    let (left, mut why) = match synchronise(
-        host,
-        Some(&changed),
-        Some(Deadline::after(DEADLINE)),
-        &|_, _| {},
-    ) {
+    let (left, mut why) = match synchronise(host, Some(&changed), Some(until), &|_, _| {}) {
         Ok(synced) => {
             let retried = synced.guests.iter();
             let retried = retried.filter(|guest| guest.action.is_to_be_retried());

@@ -13,6 +13,8 @@ mod work;
 
 pub(crate) use self::absent::{has_key, not_travelling, uuids};
 pub(crate) use self::facts::Facts;
+#[cfg(test)]
+pub(crate) use self::follow::after_change_until;
 pub(crate) use self::follow::{LeftForSync, after_change};
 pub(crate) use self::result::{SyncAction, Synced, SyncedGuest};
 
@@ -125,22 +127,27 @@ fn synchronise(
     let of = listed.len();
     let mut due = Vec::new();
     for listed in listed {
+        // Past it libvirt is not asked any more, neither here nor below.
+        if work.is_over() {
+            synced.guests.push(listed.later());
+            continue;
+        }
         match work.examine(&listed)? {
             (done, Change::None) => {
                 progress(of, &listed.guest.name);
                 synced.guests.push(done);
             }
-            (_, _) => due.push(listed),
+            (found, _) => due.push((listed, found)),
         }
     }
-    work.record_intent(&mut due)?;
+    work.record_intent(due.iter_mut().map(|(listed, _)| listed))?;
     let mut busy = 0;
-    for listed in &due {
+    for (listed, found) in due {
         progress(of, &listed.guest.name);
-        let done = if busy >= MAX_BUSY || until.is_some_and(Deadline::has_passed) {
-            work.examine(listed)?.0.with(SyncAction::Later)
+        let done = if busy >= MAX_BUSY || work.is_over() {
+            found.with(SyncAction::Later)
         } else {
-            work.change(listed)?
+            work.change(&listed)?
         };
         busy += usize::from(done.action == SyncAction::Later);
         synced.guests.push(done);

@@ -12,7 +12,7 @@ use crate::keyring::unlock::Unlocker;
 use crate::libvirt::secret::SecretError;
 use crate::libvirt::{Guest, Libvirt, Metadata, MetadataChange};
 use crate::manage::guests::GuestRef;
-use crate::manage::host::{Host, HostError, default_deadline};
+use crate::manage::host::{DEFAULT_DEADLINE, Host, HostError, default_deadline};
 use crate::manage::travelling::{Change, KnownKeys, TravelFinding};
 use crate::store::{Access, WrittenKeys};
 
@@ -28,6 +28,24 @@ pub(super) struct Listed {
     pub(super) writes: bool,
 }
 
+impl Listed {
+    /// What is said of it before libvirt was asked about it.
+    fn unasked(&self) -> SyncedGuest {
+        SyncedGuest {
+            guest: (&self.guest).into(),
+            action: SyncAction::None,
+            keys: 0,
+            findings: Vec::new(),
+            error: None,
+        }
+    }
+
+    /// What is said of it where there was no time to ask.
+    pub(super) fn later(&self) -> SyncedGuest {
+        self.unasked().with(SyncAction::Later)
+    }
+}
+
 /// What the guests are synchronised with.
 pub(super) struct Work<'a> {
     pub(super) host: &'a Host,
@@ -41,12 +59,23 @@ pub(super) struct Work<'a> {
 }
 
 impl Work<'_> {
+    /// Whether the time for it is over.
+    pub(super) fn is_over(&self) -> bool {
+        self.until.is_some_and(Deadline::has_passed)
+    }
+
+    /// The deadline of a question to libvirt.
+    fn for_question(&self) -> Deadline {
+        self.until
+            .map_or_else(default_deadline, |until| until.at_most(DEFAULT_DEADLINE))
+    }
+
     /// The guests that have something to be written or removed, by name.
     pub(super) fn list(
         &self,
         only: Option<&BTreeSet<DomainUuid>>,
     ) -> Result<Vec<Listed>, HostError> {
-        let guests = self.libvirt.guests(default_deadline())?.into_iter();
+        let guests = self.libvirt.guests(self.for_question())?.into_iter();
         let is_meant = |guest: &Guest| only.is_none_or(|only| only.contains(&guest.uuid));
         let list = |guest: Guest| {
             let known = self.facts.known(guest.uuid);
@@ -70,18 +99,17 @@ impl Work<'_> {
             known,
             writes,
         } = listed;
-        let mut done = SyncedGuest {
-            guest: guest.into(),
-            action: SyncAction::None,
-            keys: 0,
-            findings: Vec::new(),
-            error: None,
-        };
-        let found = match self.libvirt.metadata(guest.uuid, default_deadline()) {
+        let mut done = listed.unasked();
+        let found = match self.libvirt.metadata(guest.uuid, self.for_question()) {
             Ok(Some(found)) => found,
             // It has been undefined meanwhile.
             Ok(None) => return Ok((done, Change::None)),
             Err(error @ SecretError::Refused(_)) => return Ok((done.failed(&error), Change::None)),
+            // It did not answer in the time that was left, which is no reason to give up what was found before.
+            Err(error) if self.is_over() => {
+                done.error = Some(error.to_string());
+                return Ok((done.with(SyncAction::Later), Change::None));
+            }
             Err(error) => return Err(error.into()),
         };
         let (facts, unlocker) = (&self.facts, &mut self.unlocker);
@@ -100,9 +128,12 @@ impl Work<'_> {
     }
 
     /// Records the keys that are about to be written.
-    pub(super) fn record_intent(&mut self, due: &mut [Listed]) -> Result<(), HostError> {
+    pub(super) fn record_intent<'l>(
+        &mut self,
+        due: impl Iterator<Item = &'l mut Listed>,
+    ) -> Result<(), HostError> {
         let mut keys = WrittenKeys::new();
-        for Listed { guest, known, .. } in due.iter_mut().filter(|listed| listed.writes) {
+        for Listed { guest, known, .. } in due.filter(|listed| listed.writes) {
             keys.insert(guest.uuid, known.note_own_as_written());
         }
         if keys.is_empty() {
