@@ -1,6 +1,7 @@
 //! A guest's wrapped key travels in its XML from one host to another.
 
 use super::fixture::{Defined, Fixture};
+use super::fleet_program::FleetStore;
 use super::start_keys::has_opened;
 use crate::domain::{Domain, TravellingKey, TravellingKeys};
 use crate::guard::{Guard, HookCall, Mode, Operation, follow_up, prepare};
@@ -436,8 +437,11 @@ fn reset_finds_the_key_of_the_xml() {
     let guest = &guests[0];
     std::fs::remove_file(fixture.state_file(guest)).unwrap();
     assert!(!fixture.is_allowed(guest));
+    let fleet = FleetStore::with(&[], &[]);
+    fleet.configure(&fixture, "");
     let reset = reset(&fixture.host, &guest.name).unwrap();
     assert!(reset.changed && reset.was_used && reset.has_key);
+    assert_eq!(fleet.times_asked(), 0);
     assert!(fixture.is_allowed(guest));
     assert_eq!(fixture.rows(guest)[0].key_ref.first_used_at, None);
 }

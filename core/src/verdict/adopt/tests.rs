@@ -143,6 +143,11 @@ fn a_key_that_the_state_refutes_is_left_to_the_next_start_where_the_value_is_pro
         ..holding(KeyComparison::Another(Proof::None))
     };
     assert_eq!(decide(&unproven), another(ROW, true));
+    let not_read = AdoptFacts {
+        evidence: Evidence::NoState,
+        ..refuted()
+    };
+    assert_eq!(decide(&not_read), another(ROW, true));
     // What one of the others is, is not known.
     let mut both = refuted();
     let key_ref = KeyRefId(8);
