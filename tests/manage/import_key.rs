@@ -15,7 +15,7 @@ use crate::manage::guests::GuestError;
 use crate::manage::host::default_deadline;
 use crate::manage::import_key::{ImportKeyError, ImportedKey, import};
 use crate::manage::key_refs::retire;
-use crate::store::{Event, Origin};
+use crate::store::{Event, Origin, StoreError};
 
 /// A backup of this host's store.
 fn backup(fixture: &Fixture) -> PathBuf {
@@ -150,8 +150,7 @@ fn a_key_of_a_later_release_is_not_damaged() {
     assert!(
         matches!(
             &refused,
-            ImportKeyError::Guest(GuestError::Host(HostError::Store(StoreError::HasKey { key_ref, .. })))
-                if *key_ref == own
+            ImportKeyError::OtherKeyInUse(_, key_ref) if *key_ref == own
         ),
         "{refused:?}"
     );
@@ -164,10 +163,10 @@ fn a_backup_that_cannot_be_used_is_not_taken_for_the_store() {
     there.sql("PRAGMA user_version = 999");
     let newer = there.host.state_dir().join("store.db");
     let damaged = here.root().join("damaged");
-    let mut bytes = std::fs::read(&newer).unwrap();
+    let mut bytes = fs::read(&newer).unwrap();
     bytes[100..4096].fill(0x55);
-    std::fs::write(&damaged, bytes).unwrap();
-    std::fs::set_permissions(&damaged, std::fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(&damaged, bytes).unwrap();
+    fs::set_permissions(&damaged, fs::Permissions::from_mode(0o600)).unwrap();
     let error = imported(&here, &newer).unwrap_err();
     assert!(
         matches!(error, ImportKeyError::Backup(StoreError::TooNew { .. })),

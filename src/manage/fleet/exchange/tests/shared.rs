@@ -111,6 +111,7 @@ impl SharedStore for Memory {
         // As the store's program, which looks at all of a document.
         if !facts.iter().all(Fact::is_sendable) {
             return Err(FleetError::Refused {
+                program: "store-model".to_owned(),
                 trouble: Trouble::Failed,
                 message: "a body has too many bytes".to_owned(),
             });
