@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::domain::{TravellingKey, TravellingKeys};
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
-use crate::manage::clone::{CloneAction, CloneError, Cloned, clone};
+use crate::manage::clone::{CloneAction, CloneError, Cloned, NotOpened, clone};
 use crate::manage::host::default_deadline;
 use crate::manage::key_refs::{retire, unbind};
 use crate::store::{Event, EventFilter, Origin};
@@ -148,7 +148,7 @@ fn what_cannot_be_a_clone_is_refused() {
     fixture.encrypt_state(&unencrypted, &Dek::generate().unwrap());
     assert!(matches!(
         refused("vm1", "vm3"),
-        CloneError::NotOpened(_, _, None)
+        CloneError::NotOpened(_, _, NotOpened::OtherKeys(None))
     ));
     let encryption = format!("<encryption secret='{}'/>", original.secret);
     fixture.define_with("vm4", DomainUuid::random(), original.secret, &encryption);
@@ -194,7 +194,7 @@ fn a_copied_xml_has_the_key_of_an_original_that_this_host_does_not_know() {
     let other = DomainUuid::random().to_string();
     assert!(matches!(
         clone(&fixture.host, &other, "vm2"),
-        Err(CloneError::NoKeyHere(..))
+        Err(CloneError::NotOpened(_, _, NotOpened::NoKey(_)))
     ));
 }
 
@@ -207,12 +207,15 @@ fn what_is_missing_for_a_copied_xml_is_told() {
     let state = fs::read(fixture.state_file(&copy)).unwrap();
     // It belongs to another key, which neither the XML nor the store has.
     fixture.encrypt_state(&copy, &Dek::generate().unwrap());
-    assert!(matches!(refused(), CloneError::NoKeyHere(_, _, None)));
+    assert!(matches!(
+        refused(),
+        CloneError::NotOpened(_, _, NotOpened::NoKey(None))
+    ));
     fixture.write_state(&copy, &state);
     fixture.sql("DELETE FROM key_provider WHERE name = 'a'");
     assert!(matches!(
         refused(),
-        CloneError::ProviderMissing(_, _, provider) if provider == "a"
+        CloneError::NotOpened(_, _, NotOpened::NoProvider(provider)) if provider == "a"
     ));
     assert_eq!(fixture.rows(&copy).len(), 0);
 }

@@ -32,15 +32,9 @@ pub(crate) enum CloneError {
     /// The clone's TPM state cannot be read.
     #[error("{1}")]
     UnreadableState(GuestRef, String),
-    /// No key of the original opens the clone's TPM state; why one could not be tried, if so.
+    /// No key of the original opens the clone's TPM state.
     #[error("no key opens it")]
-    NotOpened(Original, GuestRef, Option<String>),
-    /// Nor has this host a key of the original.
-    #[error("no key of it")]
-    NoKeyHere(Original, GuestRef, Option<String>),
-    /// Nor is the provider of this name here, which a key of the original in the clone's XML needs.
-    #[error("provider {2} is missing")]
-    ProviderMissing(Original, GuestRef, String),
+    NotOpened(Original, GuestRef, NotOpened),
     /// The clone's own key opens its TPM state, and is retired.
     #[error("retired")]
     Retired(GuestRef, KeyRefId),
@@ -63,6 +57,17 @@ pub(crate) enum CloneError {
     /// Both name this secret, and each would have a key of its own.
     #[error("one secret")]
     OneSecret(Original, GuestRef, SecretUuid),
+}
+
+/// What there is of the original's keys, none of which opens the clone's TPM state.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum NotOpened {
+    /// Others; why one could not be tried, if so.
+    OtherKeys(Option<String>),
+    /// None on this host, and none in the clone's XML that opens it; why one could not be tried, if so.
+    NoKey(Option<String>),
+    /// One in the clone's XML, which needs the provider of this name; it is not on this host.
+    NoProvider(String),
 }
 
 impl<E: Into<StoppedError>> From<E> for CloneError {

@@ -7,7 +7,7 @@
 mod error;
 mod original;
 
-pub(crate) use error::CloneError;
+pub(crate) use error::{CloneError, NotOpened};
 pub(crate) use original::Original;
 
 use std::path::PathBuf;
@@ -202,7 +202,11 @@ impl Cloning<'_> {
         };
         match key {
             Some(key) => self.wrap_for_clone(&key, CloneAction::Copied),
-            None => Err(self.not_opened()?),
+            None => Err(CloneError::NotOpened(
+                self.original.clone(),
+                self.clone.reference(),
+                self.not_opened()?,
+            )),
         }
     }
 
@@ -228,20 +232,19 @@ impl Cloning<'_> {
         }
     }
 
-    /// No key opens the clone's state: what is missing for it.
-    fn not_opened(&self) -> Result<CloneError, HostError> {
+    /// No key opens the clone's state: what there is of the original's.
+    fn not_opened(&self) -> Result<NotOpened, HostError> {
         let original = self.original.uuid();
-        let (here, clone) = (self.original.clone(), self.clone.reference());
         let known = self.store.references(original, Timestamp::now())?;
         let in_xml = Travelling::of(&self.xml_of_original(), &known, Timestamp::now()).keys;
         let mut homeless = in_xml.into_iter().filter(|key| key.provider_uuid.is_none());
-        if let Some(key) = homeless.next() {
-            return Ok(CloneError::ProviderMissing(here, clone, key.provider_name));
-        }
-        if self.store.all_key_refs(Some(original), true)?.is_empty() {
-            return Ok(CloneError::NoKeyHere(here, clone, self.unlocker.why_not()));
-        }
-        Ok(CloneError::NotOpened(here, clone, self.unlocker.why_not()))
+        Ok(if let Some(key) = homeless.next() {
+            NotOpened::NoProvider(key.provider_name)
+        } else if self.store.all_key_refs(Some(original), true)?.is_empty() {
+            NotOpened::NoKey(self.unlocker.why_not())
+        } else {
+            NotOpened::OtherKeys(self.unlocker.why_not())
+        })
     }
 
     /// The key of a guest that opens this state, and whether it is retired: the clone may be

@@ -10,7 +10,7 @@ use crate::cli::ui::guest_errors::not_recorded;
 use crate::cli::ui::host_errors::but;
 use crate::cli::ui::printer::Printer;
 use crate::ids::SecretUuid;
-use crate::manage::clone::{CloneAction, CloneError, Cloned, clone};
+use crate::manage::clone::{CloneAction, CloneError, Cloned, NotOpened, Original, clone};
 use crate::manage::guests::GuestRef;
 use crate::messages::{Arg, Command, quoted};
 
@@ -136,41 +136,7 @@ impl From<CloneError> for CommandError {
                 "cannot read the TPM state of {}: {how}",
                 clone.label()
             )),
-            CloneError::NotOpened(original, clone, untried) => Self::refused(format!(
-                "no key of {} that opens on this host opens the TPM state of {}{}",
-                original.label(),
-                clone.label(),
-                but(untried)
-            ))
-            .with_hint(format!(
-                "show what its keys need: {}",
-                Command::KeyShow(original.reference().arg.clone())
-            )),
-            CloneError::NoKeyHere(original, clone, untried) => Self::refused(format!(
-                "this host has no key of {} that opens the TPM state of {}{}",
-                original.label(),
-                clone.label(),
-                but(untried)
-            ))
-            .with_hint(format!(
-                "import it from the backup of a store that has it: {}",
-                Command::KeyImportAs(
-                    clone.arg,
-                    Arg::BACKUP,
-                    original.reference().arg.clone()
-                )
-            )),
-            CloneError::ProviderMissing(original, clone, provider) => Self::refused(format!(
-                "no key of {} on this host opens the TPM state of {}, and one in its XML needs provider {}, \
-                 which is not on this host",
-                original.label(),
-                clone.label(),
-                quoted(&provider)
-            ))
-            .with_hint(format!(
-                "restore it, then retry: {}",
-                Command::ProviderImport(Arg::FILE)
-            )),
+            CloneError::NotOpened(original, clone, why) => not_opened(&original, clone, why),
             CloneError::Retired(clone, id) => Self::refused(format!(
                 "{} already has the key of its TPM state, but it is retired",
                 clone.label()
@@ -215,5 +181,41 @@ impl From<CloneError> for CommandError {
             ))
             .with_hint(own_secret(&clone)),
         }
+    }
+}
+
+/// No key of the original opens the clone's TPM state.
+fn not_opened(original: &Original, clone: GuestRef, why: NotOpened) -> CommandError {
+    let (its, new, of_original) = (
+        original.label(),
+        clone.label(),
+        original.reference().arg.clone(),
+    );
+    match why {
+        NotOpened::OtherKeys(untried) => CommandError::refused(format!(
+            "no key of {its} that opens on this host opens the TPM state of {new}{}",
+            but(untried)
+        ))
+        .with_hint(format!(
+            "show what its keys need: {}",
+            Command::KeyShow(of_original)
+        )),
+        NotOpened::NoKey(untried) => CommandError::refused(format!(
+            "this host has no key of {its} that opens the TPM state of {new}{}",
+            but(untried)
+        ))
+        .with_hint(format!(
+            "import it from the backup of a store that has it: {}",
+            Command::KeyImportAs(clone.arg, Arg::BACKUP, of_original)
+        )),
+        NotOpened::NoProvider(provider) => CommandError::refused(format!(
+            "no key of {its} on this host opens the TPM state of {new}, and one in its XML needs provider {}, which \
+             is not on this host",
+            quoted(&provider)
+        ))
+        .with_hint(format!(
+            "restore it, then retry: {}",
+            Command::ProviderImport(Arg::FILE)
+        )),
     }
 }
