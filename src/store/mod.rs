@@ -231,6 +231,8 @@ impl Store {
             // Between two of them starts go on, which may take its time.
             self.set_deadline(Deadline::after(patience))?;
             let rows = self.read(|connection| work.next(connection, values, after))?;
+            // Without the lock, others change what was read.
+            crash::point();
             let Some(last) = rows.last() else {
                 return Ok(());
             };
