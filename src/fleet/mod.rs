@@ -24,7 +24,7 @@ pub mod tpm_state;
 
 #[cfg(feature = "internals")]
 pub use client::Facts;
-pub use client::{Client, Found, Pushed, States};
+pub use client::{Client, Found, Pushed};
 pub use error::FleetError;
 pub use fact::{Cursor, Fact, FactId, Kind, MAX_STATE, Scope, Search, State, StateInfo};
 pub use protocol::{Page, Status, Trouble};

@@ -172,7 +172,7 @@ fn remove(
     for guests in removed.chunks(GUESTS_AT_ONCE) {
         let pruned = remove_some(host, store, guests, (now, last_event), &mut done);
         let Err(error) = pruned else {
-            store.let_others_in();
+            Store::let_others_in();
             continue;
         };
         if !may_have_removed(done, &error) {

@@ -76,7 +76,7 @@ impl DefinitionFiles {
                 if deadline.is_some_and(Deadline::has_passed) {
                     return Err(DefinitionsError::TooSlow);
                 }
-                if name.ends_with(".xml") {
+                if name.strip_suffix(".xml").is_some() {
                     index.add(dir.join(&name));
                 }
             }

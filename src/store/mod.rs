@@ -231,20 +231,20 @@ impl Store {
             // Between two of them starts go on, which may take its time.
             self.set_deadline(Deadline::after(patience))?;
             let rows = self.read(|connection| work.next(connection, values, after))?;
-            // Without the lock, others change what was read.
+            // Others may change them before they are changed here.
             crash::point();
             let Some(last) = rows.last() else {
                 return Ok(());
             };
             after = *last;
-            self.write(|transaction| Ok(work.change(transaction, values, Some(&rows))?))?;
-            self.let_others_in();
+            self.write(|transaction| work.change(transaction, values, Some(&rows)))?;
+            Self::let_others_in();
         }
     }
 
     /// After one of many transactions: who waits for the lock looks for it every half a millisecond, and would not
     /// get it if the next one followed at once.
-    pub(crate) fn let_others_in(&self) {
+    pub(crate) fn let_others_in() {
         thread::sleep(connect::PAUSE * 2);
     }
 

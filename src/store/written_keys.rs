@@ -55,7 +55,7 @@ impl Store {
                 }
                 Ok(())
             })?;
-            self.let_others_in();
+            Self::let_others_in();
         }
         Ok(())
     }
@@ -68,7 +68,7 @@ impl Store {
                 some.iter()
                     .try_for_each(|(domain, kept)| keep(transaction, **domain, kept))
             })?;
-            self.let_others_in();
+            Self::let_others_in();
         }
         Ok(())
     }

@@ -167,6 +167,7 @@ fn refusals(word: &str) -> Vec<Refusal> {
         Refusal::AutoBindMissing { provider: word() },
         Refusal::ProviderTimedOut { provider: word() },
         Refusal::DeadlinePassed,
+        Refusal::StagingTimePassed,
         Refusal::KeyMissing,
         Refusal::KeyMissingNotDefined {
             domain: DomainUuid::parse(UUID).unwrap(),

@@ -204,7 +204,7 @@ impl Work<'_> {
                     Err(StoreError::Changed) => continue,
                     written => written?,
                 }
-                self.store.let_others_in();
+                Store::let_others_in();
                 known.extend(rows.iter().map(|row| row.id));
                 done.extend(rows);
                 self.reached.done = before_it + done.len();

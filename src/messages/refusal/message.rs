@@ -323,10 +323,10 @@ const NAMED: usize = 5;
 /// A list, or its beginning and how many others there are.
 fn some(names: impl ExactSizeIterator<Item = String>) -> String {
     let others = names.len().saturating_sub(NAMED);
-    let named = names.take(NAMED).collect::<Vec<_>>().join(", ");
+    let beginning = names.take(NAMED).collect::<Vec<_>>().join(", ");
     match others {
-        0 => named,
-        others => format!("{named} and {}", count(others, "other")),
+        0 => beginning,
+        others => format!("{beginning} and {}", count(others, "other")),
     }
 }
 

@@ -131,7 +131,7 @@ impl Store {
                     }
                     Ok(())
                 })?;
-                self.let_others_in();
+                Self::let_others_in();
             }
         }
         Ok(())

@@ -276,7 +276,7 @@ impl Store {
                 Some(last) => after = last,
                 None => return Ok(()),
             }
-            self.let_others_in();
+            Self::let_others_in();
         }
     }
 
