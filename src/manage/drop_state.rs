@@ -37,7 +37,7 @@ pub(crate) struct DroppedState {
     pub(crate) unreadable: Vec<CopyError>,
 }
 
-/// Why no copy was removed. Nothing has changed.
+/// Why no copy was removed. Damaged states that were set aside may have been.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DropStateError {
     /// No guest was found, or the host failed.

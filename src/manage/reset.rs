@@ -35,6 +35,9 @@ pub(crate) struct Reset {
     /// Whether its keys, or its state that was seen, count as unused now.
     #[serde(skip)]
     pub(crate) was_used: bool,
+    /// Why the fleet's store, which may have a used key of it, did not answer, where this host has none.
+    #[serde(skip)]
+    pub(crate) fleet_silent: Option<String>,
     /// Whether its keys are retired, and no provider is there to make it another one.
     #[serde(skip)]
     pub(crate) is_unbound: bool,
@@ -131,6 +134,10 @@ pub(crate) fn reset(host: &Host, text: &str) -> Result<Reset, ResetError> {
     };
     Ok(Reset {
         left_directories: remove_empty_directories(&guard, &guest),
+        fleet_silent: match key {
+            KeyHere::FleetSilent(why) => Some(why),
+            KeyHere::Yes | KeyHere::No => None,
+        },
         guest,
         changed: was_used || copies > 0,
         copies_set_aside: copies,
@@ -140,7 +147,7 @@ pub(crate) fn reset(host: &Host, text: &str) -> Result<Reset, ResetError> {
     })
 }
 
-/// Where the key of a guest is, that `reset` lets begin anew.
+/// Where the key of a guest is that `reset` marks as unused.
 enum KeyHere {
     /// In the store, by now.
     Yes,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::dry_start::{CheckedGuest, would_not_start};
 use super::host::{BrokenConfig, Host, HostError};
 use crate::clock::Deadline;
-use crate::domain::{Domain, UnreadableDomain};
+use crate::domain::{Domain, UnreadableDomain, Vtpm};
 use crate::guard::{Mode, prepare};
 use crate::libvirt::Daemons;
 use crate::staging::{Definition, DefinitionFiles, Staging, StagingError};
@@ -50,8 +50,8 @@ pub(crate) fn stage(host: &Host) -> Result<Vec<CheckedGuest>, StageError> {
     stage_until(host, Deadline::after(FOR_ALL))
 }
 
-/// Past the deadline no guest is judged any more: the daemon is to come up, and the guests that are left are refused a
-/// start with it.
+/// Past the deadline no guest is judged any more that may have an emulated TPM: the daemon is to come up, and those that are
+/// left are not given a key for a start with it.
 pub(crate) fn stage_until(
     host: &Host,
     deadline: Deadline,
@@ -77,7 +77,7 @@ pub(crate) fn stage_until(
         .collect();
     guard.open_keks_first(&encrypted, deadline.at_most(FOR_PROVIDER_KEYS));
     let stage = |Definition { name, domain }| {
-        if deadline.has_passed() {
+        if deadline.has_passed() && may_have_emulated_tpm(&domain) {
             let outcome = not_judged(domain);
             return CheckedGuest { name, outcome };
         }
@@ -89,6 +89,13 @@ pub(crate) fn stage_until(
         CheckedGuest { name, outcome }
     };
     Ok(starting.into_iter().map(stage).collect())
+}
+
+/// The guard refuses no other guest, and lets it start without reading anything.
+fn may_have_emulated_tpm(domain: &Result<Domain, UnreadableDomain>) -> bool {
+    domain.as_ref().map_or(true, |domain| {
+        matches!(domain.vtpm, Some(Vtpm::Emulator(_)))
+    })
 }
 
 fn not_judged(domain: Result<Domain, UnreadableDomain>) -> Outcome {

@@ -75,7 +75,7 @@ impl StoreFinding {
     }
 }
 
-/// Findings that are alike: for people, for whom a line for each of a hundred thousand rows is none.
+/// Findings that are alike: for people, who cannot use a line for each of a hundred thousand rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AlikeFindings {
     /// The first, at most so many as were asked for.

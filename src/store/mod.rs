@@ -86,7 +86,7 @@ pub enum Access {
     /// Read. The store is neither created nor migrated: an older schema is read as it is.
     Read,
     /// Read and write; a missing store is an error. An older schema is read as it is, and migrated by the first change: who
-    /// only reads, as a start whose key is there, waits for nobody who holds the store's lock.
+    /// only reads, such as a start whose key is there, does not wait for the store's lock.
     Write,
     /// As `Write`, and a missing store is created; an older schema is migrated at once.
     Create,

@@ -51,6 +51,13 @@ impl Answer for Reset {
                 Command::KeyBind(self.guest.arg.clone(), Arg::NAME)
             ));
         }
+        if let Some(why) = &self.fleet_silent {
+            notes.push(format!(
+                "the fleet's store, which may have a used key of the guest, did not answer: {why}; \
+                 exchange with the fleet: {}; then retry",
+                Command::Sync
+            ));
+        }
         if self.copies_set_aside > 0 {
             let set_aside = match self.copies_set_aside {
                 1 => "the saved copy of its TPM state is".to_owned(),
@@ -75,7 +82,7 @@ impl From<ResetError> for CommandError {
         match error {
             ResetError::Guest(error) => error.into(),
             ResetError::NoKey(guest) => Self::refused(format!(
-                "this host has no key of {} that has been used, so there is nothing to reset",
+                "no key of {} that is in use here has been used, so there is nothing to reset",
                 guest.label()
             ))
             .with_hint(format!(

@@ -59,7 +59,7 @@ impl From<StoreError> for CommandError {
                 Self::usage(error).with_hint(format!("list them: {}", Command::KeyList))
             }
             StoreError::NotKeyed(_) => Self::refused(error)
-                .with_hint("a placeholder gets its key at the guest's first start; beside a key that start deletes it"),
+                .with_hint("a placeholder gets its key at the guest's first start; if the guest has a key, that start deletes it"),
             StoreError::NotAsWritten(_) => Self::failed(error).with_hint(format!(
                 "show what differs from its schema: {}",
                 Command::StoreCheck

@@ -12,11 +12,7 @@ pub(super) fn sendable(mut facts: Vec<KnownFact>) -> Vec<KnownFact> {
         let fact = &known.fact;
         if !fact.is_sendable() {
             let (kind, bytes) = (fact.kind.as_str(), fact.body.len());
-            tracing::warn!(
-                kind,
-                bytes,
-                "too long for the shared store: the fleet is not told"
-            );
+            tracing::warn!(kind, bytes, "too long for the shared store: not sent");
         }
         fact.is_sendable()
     });

@@ -34,7 +34,10 @@ impl Answer for DroppedState {
     }
 
     fn notes(&self) -> Vec<String> {
-        self.unreadable.iter().map(ToString::to_string).collect()
+        let damaged = self.damaged_states_dropped && self.number() > 0;
+        let damaged = damaged.then(|| "damaged states of its TPM are removed, too".to_owned());
+        let unreadable = self.unreadable.iter().map(ToString::to_string);
+        unreadable.chain(damaged).collect()
     }
 }
 
