@@ -173,7 +173,14 @@ fn refusals(word: &str) -> Vec<Refusal> {
             domain: DomainUuid::parse(UUID).unwrap(),
         },
         Refusal::KeyMissingStateElsewhere(state_elsewhere()),
-        Refusal::UsedKeyRetired { key_ref },
+        Refusal::UsedKeyRetired {
+            key_ref,
+            is_defined: false,
+        },
+        Refusal::UsedKeyRetired {
+            key_ref,
+            is_defined: true,
+        },
         Refusal::KeyInMemoryOnly { retired: None },
         Refusal::KeyInMemoryOnly {
             retired: Some(key_ref),

@@ -95,6 +95,8 @@ pub enum Refusal {
     UsedKeyRetired {
         /// The retired row.
         key_ref: KeyRefId,
+        /// Whether libvirt has a definition of the guest.
+        is_defined: bool,
     },
     /// No key of the guest's own: its XML is a copy of another guest's, with that guest's key.
     KeyOfOriginal {

@@ -75,10 +75,13 @@ pub(super) fn hint(named: Named<'_>, why: &Refusal) -> String {
             state_elsewhere(guest(), state),
             Command::Reset(guest())
         ),
-        Refusal::UsedKeyRetired { key_ref } => format!(
-            "restore the state from a backup, and use that key again: {}; or a new one, for a new \
-             TPM: {bind}",
-            Command::KeyUse((*key_ref).into())
+        Refusal::UsedKeyRetired {
+            key_ref,
+            is_defined,
+        } => format!(
+            "restore the state from a backup, and use that key again: {}; or for a new TPM, {}bind it: {bind}",
+            Command::KeyUse((*key_ref).into()),
+            define_first(*is_defined)
         ),
         Refusal::KeyOfOriginal {
             original,

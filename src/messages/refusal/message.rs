@@ -96,7 +96,7 @@ pub(super) fn message(why: &Refusal) -> String {
         Refusal::KeyMissingStateElsewhere(state) => {
             format!("the vTPM has no key, and {}", state_elsewhere(state))
         }
-        Refusal::UsedKeyRetired { key_ref } => format!(
+        Refusal::UsedKeyRetired { key_ref, .. } => format!(
             "the vTPM has no key in use, and its used key (key reference {key_ref}) is retired; the \
              TPM state is gone: libvirt would create a new, empty TPM"
         ),

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use crate::verdict::elsewhere::{Elsewhere, Unanswered};
-use crate::verdict::facts::{Facts, KeyRef, References, Trial};
+use crate::verdict::facts::{Facts, KeyRef, Permission, References, Trial};
 use crate::verdict::refusal::Refusal;
 use crate::verdict::{Answer, Decision, Verdict};
 
@@ -117,12 +117,14 @@ fn state_missing(facts: &Facts, found: &Elsewhere, refusal: Refusal) -> Refusal 
 /// No key, and no state at its place.
 fn key_missing(facts: &Facts, found: &Elsewhere) -> Refusal {
     let references = facts.references.as_ref().ok();
-    // What it has used itself says more than what other guests have in common with it.
-    if let (Some(row), None) = (
-        references.and_then(References::used_and_retired),
-        &found.state,
-    ) {
-        return Refusal::UsedKeyRetired { key_ref: row.id };
+    let retired = references.and_then(References::used_and_retired);
+    // What it has used itself says more than what other guests have in common with it, unless a new TPM may be made for it.
+    let is_decisive = found.relative.is_none() || facts.policy.missing_state == Permission::Deny;
+    if let (Some(row), None, true) = (retired, &found.state, is_decisive) {
+        return Refusal::UsedKeyRetired {
+            key_ref: row.id,
+            is_defined: found.is_defined,
+        };
     }
     match (&found.relative, &found.state, &facts.domain) {
         (Some(relative), _, _) => Refusal::KeyOfRelatedGuest {

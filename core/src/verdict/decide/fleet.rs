@@ -85,6 +85,7 @@ fn note_answer(facts: &Facts, verdict: &mut Verdict) {
                 | Refusal::KeyUnknown
                 | Refusal::KeyNotImported
                 | Refusal::KeysRetired { .. }
+                | Refusal::UsedKeyRetired { .. }
         )
     );
     if misses_a_key {

@@ -12,8 +12,8 @@ mod use_key;
 mod with_key;
 
 use super::facts::{
-    Facts, ForeignSecret, HostSecret, KeyRef, Obstacle, Permission, References, StoreAccessError,
-    TpmState,
+    Facts, FleetQuestion, ForeignSecret, HostSecret, KeyRef, Obstacle, Permission, References,
+    StoreAccessError, TpmState,
 };
 use super::refusal::Refusal;
 use super::repair::Repair;
@@ -350,7 +350,8 @@ fn no_rows(case: &Case<'_>) -> Answer {
                 Verdict::deny(Refusal::KeyMissing).into()
             }
             Some(found) => match &found.unanswered {
-                // The key may be there all the same, and a new TPM would take its place.
+                // The key may be there all the same, and a new TPM would take its place; or the shared store has it.
+                Some(_) if case.facts.fleet.question == FleetQuestion::Open => Answer::AskFleet,
                 Some(why) => Verdict::deny(elsewhere::not_searched(why)).into(),
                 None => placeholders::bind_and_make_key(case, name),
             },

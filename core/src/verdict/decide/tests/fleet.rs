@@ -7,6 +7,7 @@ use super::given::{
 use crate::clock::Timestamp;
 use crate::ids::KeyRefId;
 use crate::verdict::Finding;
+use crate::verdict::elsewhere::Unanswered;
 use crate::verdict::facts::{
     CopyReason, CopyToRestore, Facts, FleetQuestion, Permission, RunsOn, StoreAccessError,
     TpmState, TransientState,
@@ -75,6 +76,11 @@ fn the_fleet_is_asked_where_something_is_missing_or_made_anew() {
         keyed(),
         keyed().policy(|policy| policy.missing_state = Permission::Allow),
         fleet().policy(|policy| policy.auto_bind = Some("a".to_owned())),
+        fleet()
+            .policy(|policy| policy.auto_bind = Some("a".to_owned()))
+            .elsewhere(|found| {
+                found.unanswered = Some(Unanswered::Definitions("too slow".to_owned()));
+            }),
         keyed().row(opens(2, "a", 1, 'A', 1)),
         keyed().state(TpmState::Damaged("cut".to_owned())),
         guest()
@@ -197,6 +203,8 @@ fn a_key_of_the_fleet_that_does_not_open_makes_no_refusal() {
         "allow NewKey; create-key 1; provide the new key"
     );
     assert!(findings(&made).contains(&Finding::FleetKeyOutOfReach(named())));
+    let retired = fleet().retired(opens(7, "a", 1, 'A', 0).used());
+    assert_eq!(refusal(&retired), named());
     // What this host knows better is said.
     let damaged = fleet().row(corrupt(1, "a", 1, 'A'));
     assert_eq!(verdict(&damaged), "deny VG206");

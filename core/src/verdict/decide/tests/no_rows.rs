@@ -161,6 +161,7 @@ fn a_used_key_that_is_retired_is_no_reason_for_a_new_tpm_unasked() {
     let used = |id| opens(id, "a", 1, 'A', 0).used();
     let names = |id| Refusal::UsedKeyRetired {
         key_ref: KeyRefId(id),
+        is_defined: true,
     };
     let without = retired(used(7));
     for facts in [without.clone(), auto(without.clone())] {
@@ -180,6 +181,17 @@ fn a_used_key_that_is_retired_is_no_reason_for_a_new_tpm_unasked() {
     // What another guest has in common says less, a state of its own says more.
     let related = auto(without.clone()).elsewhere(|found| found.relative = Some(relative()));
     assert_eq!(refusal(&related), names(7));
+    // Unless the policy has no objection to a new TPM.
+    let may_be_new = related.policy(|policy| policy.missing_state = Permission::Allow);
+    assert!(matches!(
+        refusal(&may_be_new),
+        Refusal::KeyOfRelatedGuest { .. }
+    ));
+    let transient = without.clone().elsewhere(|found| found.is_defined = false);
+    assert!(matches!(
+        refusal(&transient),
+        Refusal::UsedKeyRetired { is_defined, .. } if !is_defined
+    ));
     let state = StateElsewhere {
         path: "/there".into(),
         wanted: "/here".into(),

@@ -230,6 +230,8 @@ proptest! {
         let forbids = |found: &Elsewhere| found.forbids_a_new_tpm(transient_state);
         let forbids = world.elsewhere.as_ref().is_some_and(forbids);
         prop_assert!(!(bound && forbids), "a guest that may be another one was bound by itself");
+        let unanswered = world.elsewhere.as_ref().is_some_and(|found| found.unanswered.is_some());
+        prop_assert!(!(bound && unanswered), "nobody knows whether it is another one");
         let may_be_new = world.policy.missing_state == Permission::Allow
             || world.facts().starts_with_new_tpm();
         let had_one = world.retired.iter().any(|row| {

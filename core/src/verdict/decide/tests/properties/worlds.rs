@@ -15,7 +15,7 @@ use crate::domain::TravellingKey;
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
 use crate::verdict::elsewhere::{
-    Elsewhere, ElsewhereKind, OtherGuest, RelatedGuest, Relation, StateElsewhere,
+    Elsewhere, ElsewhereKind, OtherGuest, RelatedGuest, Relation, StateElsewhere, Unanswered,
 };
 use crate::verdict::facts::{
     KekState, KeyRef, KmsSlots, Obstacle, Permission, Policy, Provider, References,
@@ -120,17 +120,17 @@ pub(super) fn elsewhere() -> impl Strategy<Value = Elsewhere> {
         wanted: "/here".into(),
         kind: ElsewhereKind::LastSeen,
     };
-    let found = (once_in(4), once_in(4), once_in(4), once_in(4));
-    (any::<bool>(), found).prop_map(move |(is_defined, (seen, was_undefined, held, related))| {
-        Elsewhere {
+    let found = (once_in(4), once_in(4), once_in(4), once_in(4), once_in(8));
+    (any::<bool>(), found).prop_map(
+        move |(is_defined, (seen, was_undefined, held, related, cut))| Elsewhere {
             is_defined,
             state: seen.then(|| state.clone()),
             was_undefined,
             key_holder: held.then(|| other.clone()),
             relative: related.then(|| relative.clone()),
-            unanswered: None,
-        }
-    })
+            unanswered: cut.then(|| Unanswered::Definitions("too slow".to_owned())),
+        },
+    )
 }
 
 /// True once in `n` times.
