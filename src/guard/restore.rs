@@ -70,6 +70,7 @@ fn set_damaged_aside(
         }
         Err(error) => Err(Refusal::TpmStateDamaged {
             how: instead_of_a_copy(how, &error),
+            is_named_by_xml: vtpm.source.is_some(),
         }),
     }
 }

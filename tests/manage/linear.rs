@@ -226,7 +226,11 @@ fn a_path_that_leads_to_another_file_is_refused_and_the_file_stays() {
     fixture.libvirt.guests.define(&elsewhere);
     for content in [vec![b'x'; 100], vec![b'x'; 20_000_000]] {
         fs::write(&passwd, &content).unwrap();
-        let Some(Refusal::TpmStateDamaged { how }) = refusal() else {
+        let Some(Refusal::TpmStateDamaged {
+            how,
+            is_named_by_xml: true,
+        }) = refusal()
+        else {
             panic!("{:?}", refusal());
         };
         assert!(how.contains(passwd.to_str().unwrap()), "{how}");

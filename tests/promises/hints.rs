@@ -235,7 +235,14 @@ fn refusals(word: &str) -> Vec<Refusal> {
             since: Timestamp(5),
         }),
         Refusal::TpmStateNotRestored { reason: word() },
-        Refusal::TpmStateDamaged { how: word() },
+        Refusal::TpmStateDamaged {
+            how: word(),
+            is_named_by_xml: false,
+        },
+        Refusal::TpmStateDamaged {
+            how: word(),
+            is_named_by_xml: true,
+        },
         Refusal::TpmObstructed(Obstacle::InUse {
             holder: word(),
             pid: Some(7),

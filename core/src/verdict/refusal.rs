@@ -210,6 +210,8 @@ pub enum Refusal {
     TpmStateDamaged {
         /// Says what is in its place.
         how: String,
+        /// Whether the domain XML names that place: it may be the wrong one, and what is there anybody's file.
+        is_named_by_xml: bool,
     },
     /// swtpm could not use the state now.
     TpmObstructed(Obstacle),

@@ -122,9 +122,11 @@ pub(super) fn remedy(code: Code) -> String {
             Command::KeyClone(Arg::OTHER, Arg::DOMAIN)
         ),
         Code::TpmStateDamaged => format!(
-            "Restore the file from a backup, with its owner and mode. The next start restores a \
-             saved copy by itself if the guest's key opens it; for the others: {}. To give the TPM \
-             up: move the file away, then: {}.",
+            "If the TPM's <source> names the wrong path, correct it, and leave the file there alone: \
+             {}. Otherwise restore the file from a backup, with its owner and mode. The next start \
+             restores a saved copy by itself if the guest's key opens it; for the others: {}. To \
+             give the TPM up: move the file away, then: {}.",
+            Command::VirshEdit(Arg::DOMAIN),
             Command::StateShow(Arg::DOMAIN),
             Command::Reset(Arg::DOMAIN)
         ),

@@ -192,10 +192,21 @@ pub(super) fn hint(named: Named<'_>, why: &Refusal) -> String {
             "fix that, or restore it yourself: {}",
             Command::StateRestore(guest())
         ),
-        Refusal::TpmStateDamaged { .. } => format!(
-            "restore the file from a backup or from a saved copy: {}",
-            Command::StateShow(guest())
-        ),
+        Refusal::TpmStateDamaged {
+            is_named_by_xml, ..
+        } => {
+            let restore = format!(
+                "restore the file from a backup or from a saved copy: {}",
+                Command::StateShow(guest())
+            );
+            if *is_named_by_xml {
+                // What is there may be anybody's: nobody may write a state over it.
+                let edit = Command::VirshEdit(guest());
+                format!("if <source> names the wrong path, correct it: {edit}; otherwise {restore}")
+            } else {
+                restore
+            }
+        }
         Refusal::TpmObstructed(hindrance) => hindered(hindrance, &start),
         Refusal::SecretRefused { secret, .. } => format!(
             "for details: {}",

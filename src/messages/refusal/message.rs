@@ -208,7 +208,7 @@ pub(super) fn message(why: &Refusal) -> String {
         Refusal::TpmStateNotRestored { reason } => {
             format!("the TPM state is gone, and its saved copy could not be restored: {reason}")
         }
-        Refusal::TpmStateDamaged { how } => {
+        Refusal::TpmStateDamaged { how, .. } => {
             format!("swtpm would reject the TPM state with any key: {how}")
         }
         Refusal::TpmObstructed(hindrance) => hindered(hindrance),

@@ -165,9 +165,17 @@ pub fn unusable_state(facts: &Facts) -> Option<Refusal> {
         (Some(Obstacle::InUse { .. }), _) if arrives => None,
         (Some(obstacle), _) => Some(Refusal::TpmObstructed(obstacle.clone())),
         (None, TpmState::Damaged(how)) if !arrives => {
-            Some(Refusal::TpmStateDamaged { how: how.clone() })
+            Some(damaged(facts, how))
         }
         (None, _) => None,
+    }
+}
+
+fn damaged(facts: &Facts, how: &str) -> Refusal {
+    let vtpm = (facts.domain.as_ref().ok()).and_then(|domain| domain.vtpm.as_ref());
+    Refusal::TpmStateDamaged {
+        how: how.to_owned(),
+        is_named_by_xml: matches!(vtpm, Some(Vtpm::Emulator(vtpm)) if vtpm.source.is_some()),
     }
 }
 
@@ -286,7 +294,7 @@ fn unencrypted(facts: &Facts) -> Verdict {
         }),
         // Without a row the guard knows nothing of this guest, and leaves it to libvirt.
         TpmState::Damaged(how) if has_rows && !arrives => {
-            Verdict::deny(Refusal::TpmStateDamaged { how: how.clone() })
+            Verdict::deny(damaged(facts, how))
         }
         _ if facts.policy.unencrypted == Permission::Deny => {
             Verdict::deny(Refusal::UnencryptedVtpm {

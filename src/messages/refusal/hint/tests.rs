@@ -198,3 +198,19 @@ fn a_state_of_another_name_is_not_to_be_moved() {
         }
     }
 }
+
+/// A wrong path in the XML leads to anybody's file: nobody may be told to write a state over it.
+#[test]
+fn a_damaged_state_that_the_xml_names_may_be_a_wrong_path() {
+    let hint = |is_named_by_xml| {
+        hint(&Refusal::TpmStateDamaged {
+            how: "its size is wrong".to_owned(),
+            is_named_by_xml,
+        })
+    };
+    let restore = "restore the file from a backup or from a saved copy: vtpm-guard state show vm1";
+    assert_eq!(hint(false), restore);
+    let named = hint(true);
+    let edit = "if <source> names the wrong path, correct it: virsh edit vm1; otherwise ";
+    assert_eq!(named, format!("{edit}{restore}"));
+}
