@@ -19,7 +19,7 @@ use crate::store::{Store, StoreError};
 use crate::swtpm::{EncryptedState, StateFile, state_path};
 use crate::tpm_copies::CopyStore;
 use crate::verdict::elsewhere::{
-    Elsewhere, ElsewhereKind, OtherGuest, RelatedGuest, Relation, StateElsewhere, Unanswered,
+    Elsewhere, ElsewhereKind, OtherGuest, RelatedGuest, Relation, Search, SearchCut, StateElsewhere,
 };
 
 /// How long the search may take; it never takes more than half of the remaining time.
@@ -30,8 +30,16 @@ const KEYS_TRIED: usize = 500;
 
 /// Searches. A file that cannot be looked at counts as not found; where the store or libvirt's definitions do not
 /// answer in time, the result says so, for they may have the guest under another name.
-pub(super) fn find(guard: &Guard, gathered: &mut Gathered, of_start: Deadline) -> Elsewhere {
+pub(super) fn find(
+    guard: &Guard,
+    gathered: &mut Gathered,
+    wanted: Search,
+    of_start: Deadline,
+) -> Elsewhere {
     let limit = of_start.at_most(TIME_LIMIT.min(of_start.remaining() / 2));
+    if wanted == Search::Definition {
+        return find_definition(guard, gathered, limit);
+    }
     let found = find_until(guard, gathered, limit);
     if let Some(store) = &mut gathered.store
         && let Err(error) = store.set_deadline(guard.patient(for_the_store(of_start)))
@@ -39,6 +47,25 @@ pub(super) fn find(guard: &Guard, gathered: &mut Gathered, of_start: Deadline) -
         tracing::warn!(%error, "the store keeps the deadline of a search");
     }
     found
+}
+
+/// Finds out only whether libvirt knows the guest. Where its definitions cannot be read, nobody is told that it does
+/// not.
+fn find_definition(guard: &Guard, gathered: &Gathered, deadline: Deadline) -> Elsewhere {
+    let Ok(domain) = &gathered.facts.domain else {
+        return Elsewhere::default();
+    };
+    let is_defined = match guard.definitions(deadline) {
+        Ok(definitions) => definitions.defined_as(domain.uuid).is_some(),
+        Err(error) => {
+            tracing::warn!(%error, "libvirt's definitions of its guests could not be read");
+            true
+        }
+    };
+    Elsewhere {
+        is_defined,
+        ..Elsewhere::default()
+    }
 }
 
 fn find_until(guard: &Guard, gathered: &mut Gathered, deadline: Deadline) -> Elsewhere {
@@ -55,7 +82,7 @@ fn find_until(guard: &Guard, gathered: &mut Gathered, deadline: Deadline) -> Els
     let Some(Vtpm::Emulator(vtpm)) = &domain.vtpm else {
         return Elsewhere::default();
     };
-    let unanswered = |why| {
+    let cut = |why, seen: Option<&Path>| {
         tracing::warn!(
             ?why,
             "this guest could not be looked for under another name"
@@ -63,26 +90,34 @@ fn find_until(guard: &Guard, gathered: &mut Gathered, deadline: Deadline) -> Els
         Elsewhere {
             // Nobody may be told that it is not.
             is_defined: true,
-            state: seen_elsewhere(guard, domain, vtpm, None),
+            state: seen_elsewhere(guard, domain, vtpm, seen),
             unanswered: Some(why),
             ..Elsewhere::default()
         }
     };
-    let definitions = match guard.definitions(deadline) {
-        Ok(definitions) => definitions,
-        Err(error) => return unanswered(Unanswered::Definitions(error.to_string())),
+    // Without libvirt's definitions the store still has where the guest was, and other guests' keys. Their names are
+    // not certain then: they are named by UUID.
+    let none = DefinitionIndex::default();
+    let (definitions, unread) = match guard.definitions(deadline) {
+        Ok(definitions) => (definitions, None),
+        Err(error) => (&none, Some(SearchCut::Definitions(error.to_string()))),
     };
-    let is_defined = definitions.defined_as(domain.uuid).is_some();
+    let is_defined = unread.is_some() || definitions.defined_as(domain.uuid).is_some();
     let Some(store) = store else {
-        return Elsewhere {
-            is_defined,
-            state: seen_elsewhere(guard, domain, vtpm, None),
-            ..Elsewhere::default()
+        return match unread {
+            Some(why) => cut(why, None),
+            None => Elsewhere {
+                is_defined,
+                state: seen_elsewhere(guard, domain, vtpm, None),
+                ..Elsewhere::default()
+            },
         };
     };
+    // One row, which is read also where the definitions have taken all the time.
+    let unread = unread.map(|why| (why, store.seen_state(domain.uuid)));
     // What the store was opened with may be over, and would let it work for longer than the search may take.
     let limited = store.set_deadline(deadline);
-    let search = Search {
+    let search = FullSearch {
         guard,
         definitions,
         domain,
@@ -90,9 +125,11 @@ fn find_until(guard: &Guard, gathered: &mut Gathered, deadline: Deadline) -> Els
         store,
         deadline,
     };
-    let found = limited.and_then(|()| search.by_names());
-    let mut found =
-        found.unwrap_or_else(|error| unanswered(Unanswered::Store(error.access_error())));
+    let found = match unread {
+        Some((why, seen)) => seen.map(|seen| cut(why, seen.as_ref().map(|seen| &*seen.path))),
+        None => limited.and_then(|()| search.by_names()),
+    };
+    let mut found = found.unwrap_or_else(|error| cut(SearchCut::Store(error.access_error()), None));
     found.is_defined = is_defined;
     if let StateFile::Encrypted(state) = state {
         match search.holder_of_key(state, keys) {
@@ -104,7 +141,7 @@ fn find_until(guard: &Guard, gathered: &mut Gathered, deadline: Deadline) -> Els
 }
 
 /// What one search works with.
-struct Search<'a> {
+struct FullSearch<'a> {
     guard: &'a Guard,
     definitions: &'a DefinitionIndex,
     domain: &'a Domain,
@@ -113,7 +150,7 @@ struct Search<'a> {
     deadline: Deadline,
 }
 
-impl Search<'_> {
+impl FullSearch<'_> {
     /// Searches by names, UUIDs and paths.
     fn by_names(&self) -> Result<Elsewhere, StoreError> {
         let Self { guard, domain, .. } = self;

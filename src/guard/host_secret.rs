@@ -96,7 +96,7 @@ impl Gathered {
             named_by = match self.guests_with_another_key(guard, secret, domain, deadline) {
                 Ok(others) => others,
                 // Another guest may need its value.
-                Err(error) => return HostSecret::Unreachable(error.to_string()),
+                Err(error) => return HostSecret::DefinitionsUnread(error.to_string()),
             };
         }
         HostSecret::Foreign(ForeignSecret {

@@ -247,8 +247,8 @@ fn judge(guard: &Guard, gathered: &mut Gathered, mode: Mode, deadline: Deadline)
             Answer::Verdict(verdict) => break verdict,
             Answer::AskHostSecret => gathered.ask_host_secret(guard, foresees, deadline),
             Answer::AskFleet => gathered.ask_fleet(guard, deadline),
-            Answer::AskElsewhere => {
-                let found = elsewhere::find(guard, gathered, deadline);
+            Answer::AskElsewhere(search) => {
+                let found = elsewhere::find(guard, gathered, search, deadline);
                 gathered.facts.elsewhere = Some(found);
             }
         }

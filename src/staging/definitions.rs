@@ -128,10 +128,10 @@ impl DefinitionFiles {
 #[derive(Debug, thiserror::Error)]
 pub enum DefinitionsError {
     /// The deadline passed.
-    #[error("its definitions of guests could not be read in time")]
+    #[error("there was not enough time")]
     TooSlow,
     /// A directory.
-    #[error("its definitions of guests cannot be read: {0}")]
+    #[error("{0}")]
     Directory(#[from] PathError),
 }
 

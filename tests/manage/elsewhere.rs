@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::time::{Duration, SystemTime};
 
 use super::fixture::{Defined, Fixture};
+use super::start_keys::has_opened;
 use crate::clock::Timestamp;
 use crate::domain::Domain;
 use crate::guard::{Mode, prepare};
@@ -217,9 +218,69 @@ fn a_guest_is_not_bound_automatically_while_libvirts_definitions_are_not_known()
     let outcome = prepare(&guard, &Ok(domain), origin, mode, default_deadline());
     let decision = outcome.verdict.decision();
     assert!(
-        matches!(decision, Decision::Deny(Refusal::LibvirtUnreachable { .. })),
+        matches!(decision, Decision::Deny(Refusal::DefinitionsUnread { .. })),
         "{decision:?}"
     );
+}
+
+/// The definitions of libvirt are one source among several: the store has the others' keys, and where the state was.
+#[test]
+fn a_key_of_another_guest_and_a_state_are_found_while_libvirts_definitions_cannot_be_read() {
+    let fixture = Fixture::new();
+    let (holder, dek) = (fixture.define("vm1"), Dek::generate().unwrap());
+    fixture.add_key(&holder, "a", &dek);
+    let guest = fixture.define("vm2");
+    fixture.encrypt_state(&guest, &dek);
+    let moved = fixture.guest_in_use("vm3");
+    let last_place = fixture.root().join("tpm2-00.permall");
+    fs::rename(fixture.state_file(&moved), &last_place).unwrap();
+    let seen = SeenState {
+        domain_name: "vm3".to_owned(),
+        secret_uuid: Some(moved.secret),
+        path: last_place.clone(),
+        at: Timestamp(1),
+    };
+    fixture.store().note_seen_state(moved.uuid, &seen).unwrap();
+    let domains = [&guest, &moved].map(|guest| fixture.domain(guest));
+
+    let running = fixture.libvirt.dirs().running();
+    let _ = fs::remove_dir_all(&running);
+    fs::write(&running, "no directory").unwrap();
+    let [of_key, of_state] = domains.map(|domain| refusal_of(&fixture, domain));
+    let Refusal::KeyOfOtherGuest {
+        holder: named,
+        is_defined: true,
+        ..
+    } = &of_key
+    else {
+        panic!("{of_key:?}");
+    };
+    assert_eq!(named.uuid, holder.uuid);
+    let Refusal::TpmStateElsewhere(state) = &of_state else {
+        panic!("{of_state:?}");
+    };
+    assert_eq!(state.path, last_place);
+}
+
+/// What helps against an encrypted state under an XML without encryption needs to know whether libvirt defines the guest,
+/// and no key.
+#[test]
+fn a_contradiction_of_xml_and_state_tries_no_keys_of_other_guests() {
+    let fixture = Fixture::new();
+    let (holder, dek) = (fixture.define("vm1"), Dek::generate().unwrap());
+    fixture.add_key(&holder, "a", &dek);
+    let plain = fixture.define_with("vm2", DomainUuid::random(), holder.secret, "");
+    fixture.encrypt_state(&plain, &dek);
+    let guard = fixture.host.guard(BrokenConfig::Fail).unwrap();
+    let domain = Ok(fixture.domain(&plain));
+    let (origin, mode) = (Origin::Check, Mode::DryRun);
+    let outcome = prepare(&guard, &domain, origin, mode, default_deadline());
+    let mismatch = Refusal::EncryptionMismatch {
+        state_encrypted: true,
+        is_defined: true,
+    };
+    assert_eq!(*outcome.verdict.decision(), Decision::Deny(mismatch));
+    assert!(!has_opened(&fixture, &guard, "a"));
 }
 
 /// One pass through them for all questions of a search.

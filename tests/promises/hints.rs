@@ -276,6 +276,7 @@ fn refusals(word: &str) -> Vec<Refusal> {
             reason: word(),
         },
         Refusal::LibvirtUnreachable { reason: word() },
+        Refusal::DefinitionsUnread { reason: word() },
         Refusal::LibvirtStarting,
         Refusal::SecretConflict {
             secret,

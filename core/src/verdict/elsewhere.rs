@@ -1,5 +1,6 @@
 //! What this host has of a guest's TPM under another name. It is looked for only before a
-//! refusal says that something is gone, lost or missing: an allowed start costs nothing more.
+//! refusal says that something is gone, lost or missing, or where what helps needs to know whether
+//! libvirt defines the guest: an allowed start costs nothing more.
 
 use std::path::PathBuf;
 
@@ -22,12 +23,21 @@ pub struct Elsewhere {
     /// The domain with a used key that the guest may be, under a new UUID, or a copy of.
     pub relative: Option<RelatedGuest>,
     /// Why the search did not come to its end: what was not found may be there.
-    pub unanswered: Option<Unanswered>,
+    pub unanswered: Option<SearchCut>,
+}
+
+/// What a refusal wants to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Search {
+    /// All that this host has.
+    Everything,
+    /// Only whether libvirt knows the guest: no key is tried.
+    Definition,
 }
 
 /// Why a search did not come to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Unanswered {
+pub enum SearchCut {
     /// The store did not answer, or not in time.
     Store(StoreAccessError),
     /// libvirt's definitions of its guests were not all read: says why.

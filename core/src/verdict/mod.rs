@@ -12,6 +12,7 @@ pub mod repair;
 
 pub use finding::Finding;
 
+use elsewhere::Search;
 use facts::KeySource;
 use refusal::Refusal;
 use repair::Repair;
@@ -22,8 +23,9 @@ use repair::Repair;
 pub enum Answer {
     /// The facts do not suffice: ask libvirt for the host secret and decide again.
     AskHostSecret,
-    /// Something is missing: look for it under another name on this host and decide again.
-    AskElsewhere,
+    /// Something is missing, or what helps depends on libvirt's definition of the guest: look for it on this host,
+    /// also under another name, and decide again.
+    AskElsewhere(Search),
     /// Something is missing that another host may have: ask the shared store and decide again.
     AskFleet,
     /// The verdict.

@@ -227,6 +227,11 @@ pub enum Refusal {
         /// Says how.
         reason: String,
     },
+    /// libvirt's files about its guests were not all read, and another guest may be in them.
+    DefinitionsUnread {
+        /// Says why.
+        reason: String,
+    },
     /// The hook's deadline passed before the start was judged.
     DeadlinePassed,
     /// The time in which keys are staged passed before the start was judged.
@@ -343,6 +348,7 @@ impl Refusal {
             }
             Self::SecretRefused { .. } => Code::SecretRefused,
             Self::LibvirtUnreachable { .. }
+            | Self::DefinitionsUnread { .. }
             | Self::DeadlinePassed
             | Self::StagingTimePassed
             | Self::LibvirtStarting => Code::LibvirtUnreachable,

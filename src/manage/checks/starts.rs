@@ -20,7 +20,7 @@ pub(super) fn examine(host: &Host, guests: &[ListedGuest], keks: &UnsealedKeks) 
         let Decision::Deny(why) = guest.outcome.verdict.decision() else {
             continue;
         };
-        if why.code() == Code::LibvirtUnreachable {
+        if is_reported_of_the_host(why) {
             continue;
         }
         let why = why.clone();
@@ -31,4 +31,25 @@ pub(super) fn examine(host: &Host, guests: &[ListedGuest], keks: &UnsealedKeks) 
     found
         .map(|(why, guests)| KeyFinding::WouldNotStart { guests, why }.into())
         .collect()
+}
+
+/// Whether this is one finding of the host, whatever guests it stops. A libvirt that answers while its files cannot be
+/// read is none.
+fn is_reported_of_the_host(why: &Refusal) -> bool {
+    why.code() == Code::LibvirtUnreachable && !matches!(why, Refusal::DefinitionsUnread { .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_libvirt_is_reported_once_and_unread_definitions_with_their_guests() {
+        let reason = String::new;
+        let silent = Refusal::LibvirtUnreachable { reason: reason() };
+        assert!(is_reported_of_the_host(&silent));
+        // The hint of that refusal names `doctor`.
+        let unread = Refusal::DefinitionsUnread { reason: reason() };
+        assert!(!is_reported_of_the_host(&unread));
+    }
 }

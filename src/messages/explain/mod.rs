@@ -136,8 +136,8 @@ fn what_and_why(code: Code) -> (&'static str, &'static str) {
             "Without the secret the TPM cannot be opened.",
         ),
         Code::LibvirtUnreachable => (
-            "libvirt's secret driver could not be reached, or the hook's deadline passed before \
-             everything was done.",
+            "libvirt's secret driver could not be reached, its definitions of its guests could not \
+             be read, or the hook's deadline passed before everything was done.",
             "The hook never waits forever: a hanging hook would hang the daemon too.",
         ),
         Code::SecretConflict => (

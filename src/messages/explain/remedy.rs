@@ -146,7 +146,9 @@ pub(super) fn remedy(code: Code) -> String {
         ),
         Code::LibvirtUnreachable => format!(
             "Check whether the secret driver answers at the configured secret.uri: {}; or ask it \
-             directly: {}. On slow hosts raise hook.deadline in the configuration.",
+             directly: {}. If the message says that definitions could not be read, it names the \
+             directory, or there was not enough time: retry. On slow hosts raise hook.deadline in \
+             the configuration.",
             Command::Doctor,
             Command::VirshSecretListAt("secret:///system".into())
         ),

@@ -225,6 +225,9 @@ pub(super) fn hint(named: Named<'_>, why: &Refusal) -> String {
             Command::VirshEdit(guest())
         ),
         Refusal::LibvirtUnreachable { .. } => format!("for details: {}", Command::Doctor),
+        Refusal::DefinitionsUnread { .. } => {
+            format!("retry: {start}; for details: {}", Command::Doctor)
+        }
         Refusal::DeadlinePassed | Refusal::StagingTimePassed => format!(
             "find out what does not answer: {}; then retry: {start}",
             Command::Doctor

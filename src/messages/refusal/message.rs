@@ -228,6 +228,9 @@ pub(super) fn message(why: &Refusal) -> String {
             quoted(guest)
         ),
         Refusal::LibvirtUnreachable { reason } => format!("libvirt is unreachable: {reason}"),
+        Refusal::DefinitionsUnread { reason } => {
+            format!("libvirt's definitions of its guests could not be read: {reason}")
+        }
         Refusal::DeadlinePassed => "hook.deadline passed before the start was checked".to_owned(),
         Refusal::StagingTimePassed => {
             "the time in which keys are staged passed before the start was checked".to_owned()

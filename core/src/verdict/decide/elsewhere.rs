@@ -1,8 +1,9 @@
-//! Before a refusal says gone, lost or missing: what this host has under another name.
+//! Before a refusal says gone, lost or missing: what this host has under another name. Where what helps depends on
+//! it: whether libvirt defines the guest.
 
 use std::cmp::Reverse;
 
-use crate::verdict::elsewhere::{Elsewhere, Unanswered};
+use crate::verdict::elsewhere::{Elsewhere, Search, SearchCut};
 use crate::verdict::facts::{Facts, KeyRef, Permission, References, Trial};
 use crate::verdict::refusal::Refusal;
 use crate::verdict::{Answer, Decision, Verdict};
@@ -12,11 +13,15 @@ pub(super) fn name_it(facts: &Facts, verdict: Verdict) -> Answer {
     let Decision::Deny(refusal) = &verdict.decision else {
         return verdict.into();
     };
-    if !misses_something(refusal) && !needs_definition(refusal) {
+    let search = if misses_something(refusal) {
+        Search::Everything
+    } else if needs_definition(refusal) {
+        Search::Definition
+    } else {
         return verdict.into();
-    }
+    };
     match &facts.elsewhere {
-        None => Answer::AskElsewhere,
+        None => Answer::AskElsewhere(search),
         Some(found) => Verdict {
             decision: Decision::Deny(refined(facts, found, refusal.clone())),
             ..verdict
@@ -26,10 +31,10 @@ pub(super) fn name_it(facts: &Facts, verdict: Verdict) -> Answer {
 }
 
 /// The refusal of a start that would have to be sure that nothing is elsewhere.
-pub(super) fn not_searched(why: &Unanswered) -> Refusal {
+pub(super) fn not_searched(why: &SearchCut) -> Refusal {
     match why.clone() {
-        Unanswered::Store(trouble) => Refusal::Store(trouble),
-        Unanswered::Definitions(reason) => Refusal::LibvirtUnreachable { reason },
+        SearchCut::Store(trouble) => Refusal::Store(trouble),
+        SearchCut::Definitions(reason) => Refusal::DefinitionsUnread { reason },
     }
 }
 
@@ -47,7 +52,7 @@ fn misses_something(refusal: &Refusal) -> bool {
     )
 }
 
-/// Whether what helps needs a definition of the guest, which is looked for with all else.
+/// Whether what helps needs a definition of the guest.
 fn needs_definition(refusal: &Refusal) -> bool {
     matches!(
         refusal,

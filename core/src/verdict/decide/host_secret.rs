@@ -66,6 +66,10 @@ impl Case<'_> {
                 let reason = reason.clone();
                 Some(Refusal::LibvirtUnreachable { reason })
             }
+            Some(HostSecret::DefinitionsUnread(reason)) => {
+                let reason = reason.clone();
+                Some(Refusal::DefinitionsUnread { reason })
+            }
             _ => None,
         }
     }

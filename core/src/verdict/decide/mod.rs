@@ -11,6 +11,7 @@ mod tried;
 mod use_key;
 mod with_key;
 
+use super::elsewhere::Search;
 use super::facts::{
     Facts, FleetQuestion, ForeignSecret, HostSecret, KeyRef, Obstacle, Permission, References,
     StoreAccessError, TpmState,
@@ -164,9 +165,7 @@ pub fn unusable_state(facts: &Facts) -> Option<Refusal> {
     match (&facts.obstacle, facts.effective_state()) {
         (Some(Obstacle::InUse { .. }), _) if arrives => None,
         (Some(obstacle), _) => Some(Refusal::TpmObstructed(obstacle.clone())),
-        (None, TpmState::Damaged(how)) if !arrives => {
-            Some(damaged(facts, how))
-        }
+        (None, TpmState::Damaged(how)) if !arrives => Some(damaged(facts, how)),
         (None, _) => None,
     }
 }
@@ -293,9 +292,7 @@ fn unencrypted(facts: &Facts) -> Verdict {
             state_encrypted: true,
         }),
         // Without a row the guard knows nothing of this guest, and leaves it to libvirt.
-        TpmState::Damaged(how) if has_rows && !arrives => {
-            Verdict::deny(damaged(facts, how))
-        }
+        TpmState::Damaged(how) if has_rows && !arrives => Verdict::deny(damaged(facts, how)),
         _ if facts.policy.unencrypted == Permission::Deny => {
             Verdict::deny(Refusal::UnencryptedVtpm {
                 has_state: arrives || *facts.effective_state() != TpmState::Absent,
@@ -351,7 +348,7 @@ fn no_rows(case: &Case<'_>) -> Answer {
     match &policy.auto_bind {
         _ if !case.would_be_a_new_tpm() => Verdict::deny(case.no_key_known()).into(),
         Some(name) => match &case.facts.elsewhere {
-            None => Answer::AskElsewhere,
+            None => Answer::AskElsewhere(Search::Everything),
             Some(found)
                 if found.forbids_a_new_tpm(policy.transient_state) || case.refuses_new_tpm() =>
             {

@@ -17,6 +17,8 @@ pub enum HostSecret {
     Conflict(String),
     /// It could not be asked: says why.
     Unreachable(String),
+    /// It has a value, and libvirt's files do not say whether another guest needs that.
+    DefinitionsUnread(String),
 }
 
 /// A secret that somebody else defined, and that libvirt gives to a vTPM.

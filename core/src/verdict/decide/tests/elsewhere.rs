@@ -6,7 +6,7 @@ use super::given::{
 use crate::domain::TpmVersion;
 use crate::ids::{DomainUuid, KeyRefId};
 use crate::verdict::elsewhere::{
-    ElsewhereKind, OtherGuest, RelatedGuest, Relation, StateElsewhere, Unanswered,
+    ElsewhereKind, OtherGuest, RelatedGuest, Relation, SearchCut, StateElsewhere,
 };
 use crate::verdict::facts::{
     CopyReason, Facts, Permission, Proof, StoreAccessError, TpmState, TransientState,
@@ -126,12 +126,12 @@ fn a_guest_that_may_be_another_one_is_never_bound_automatically() {
 fn nor_is_a_guest_that_could_not_be_looked_for_under_another_name() {
     let auto_bind = |facts: Facts| facts.policy(|policy| policy.auto_bind = Some("a".to_owned()));
     let unanswered = |why| auto_bind(newcomer()).elsewhere(|found| found.unanswered = Some(why));
-    let store = |trouble| unanswered(Unanswered::Store(trouble));
+    let store = |trouble| unanswered(SearchCut::Store(trouble));
     let slow = store(StoreAccessError::Unavailable("too slow".to_owned()));
     assert_eq!(verdict(&slow), "deny VG401");
     let damaged = store(StoreAccessError::Corrupt("damaged".to_owned()));
     assert_eq!(verdict(&damaged), "deny VG402");
-    let unread = unanswered(Unanswered::Definitions("too slow".to_owned()));
+    let unread = unanswered(SearchCut::Definitions("too slow".to_owned()));
     assert_eq!(verdict(&unread), "deny VG302");
     // What was found all the same is named.
     let related = slow
@@ -298,4 +298,16 @@ fn only_a_refusal_that_misses_something_looks_elsewhere() {
     let allowed = used().policy(|policy| policy.missing_state = Permission::Allow);
     assert!(unasked(allowed).starts_with("allow"));
     assert!(unasked(guest().vtpm(Some(emulator(None)))).starts_with("allow"));
+
+    // Where only what helps needs it: no more than whether libvirt defines the guest.
+    let only_defined = "look for the definition";
+    assert_eq!(unasked(used().state(TpmState::Plain)), only_defined);
+    let plain = guest().vtpm(Some(emulator(None)));
+    assert_eq!(unasked(plain.clone().state(Encrypted)), only_defined);
+    let unencrypted = plain.policy(|policy| policy.unencrypted = Permission::Deny);
+    assert_eq!(unasked(unencrypted), only_defined);
+    let unmanaged = guest()
+        .host(hidden())
+        .policy(|policy| policy.unmanaged = Permission::Deny);
+    assert_eq!(unasked(unmanaged), only_defined);
 }

@@ -8,7 +8,7 @@ use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
 use crate::key::id::KeyId;
 use crate::key::wrap::WrappedDek;
 use crate::verdict::decide::decide;
-use crate::verdict::elsewhere::Elsewhere;
+use crate::verdict::elsewhere::{Elsewhere, Search};
 use crate::verdict::facts::{
     Arrival, CopyReason, CopyToRestore, DekNumber, Facts, Fleet, ForeignSecret, HostSecret,
     HostValue, KekState, KeyRef, KeySource, KmsSlots, NotOpened, Obstacle, Policy, Proof, Provider,
@@ -386,7 +386,8 @@ impl Facts {
 pub(super) fn verdict(facts: &Facts) -> String {
     match decide(facts) {
         Answer::AskHostSecret => "ask".to_owned(),
-        Answer::AskElsewhere => "look elsewhere".to_owned(),
+        Answer::AskElsewhere(Search::Everything) => "look elsewhere".to_owned(),
+        Answer::AskElsewhere(Search::Definition) => "look for the definition".to_owned(),
         Answer::AskFleet => "ask the fleet".to_owned(),
         Answer::Verdict(verdict) => in_words(&verdict),
     }
@@ -455,7 +456,9 @@ pub(super) fn refusal(facts: &Facts) -> Refusal {
             Decision::Deny(refusal) => refusal,
             Decision::Allow(reason) => panic!("allowed: {reason:?}"),
         },
-        Answer::AskHostSecret | Answer::AskElsewhere | Answer::AskFleet => panic!("no verdict yet"),
+        Answer::AskHostSecret | Answer::AskElsewhere(_) | Answer::AskFleet => {
+            panic!("no verdict yet")
+        }
     }
 }
 

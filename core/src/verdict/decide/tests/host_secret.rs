@@ -110,6 +110,15 @@ fn a_hidden_value_is_replaced_only_by_a_proven_key_and_only_in_memory() {
     }
 }
 
+/// Row 84. libvirt did answer: another guest may need the value that it has.
+#[test]
+fn definitions_that_cannot_be_read_are_not_called_an_unreachable_libvirt() {
+    let reason = "there was not enough time".to_owned();
+    let facts = guest().host(HostSecret::DefinitionsUnread(reason.clone()));
+    assert_eq!(refusal(&facts), Refusal::DefinitionsUnread { reason });
+    assert_eq!(verdict(&facts), "deny VG302");
+}
+
 /// Row 85.
 #[test]
 fn libvirt_is_asked_for_the_secret_only_where_it_matters() {

@@ -50,7 +50,7 @@ proptest! {
                 prop_assert_eq!(world.with_elsewhere(found).verdict(), verdict);
             }
             // A start that goes on looks only before it binds a guest by itself.
-            Answer::AskElsewhere => {
+            Answer::AskElsewhere(_) => {
                 let verdict = world.with_elsewhere(found).verdict();
                 prop_assert!(!is_allowed(&verdict)
                     || verdict.decision == Decision::Allow(Reason::NewKey));

@@ -145,7 +145,9 @@ impl InFleet {
         let next = match decide(&facts) {
             Answer::Verdict(verdict) => return (verdict, facts),
             Answer::AskHostSecret => self.in_world(self.world.with_host(Host::HIDDEN)),
-            Answer::AskElsewhere => self.in_world(self.world.with_elsewhere(nothing_elsewhere())),
+            Answer::AskElsewhere(_) => {
+                self.in_world(self.world.with_elsewhere(nothing_elsewhere()))
+            }
             Answer::AskFleet => {
                 assert!(!self.asked, "asked twice");
                 Self {

@@ -49,7 +49,7 @@ impl World {
                 self.with_host(Host::HIDDEN).verdict()
             }
             Answer::AskFleet => panic!("asked a fleet that there is not"),
-            Answer::AskElsewhere => {
+            Answer::AskElsewhere(_) => {
                 assert_eq!(self.elsewhere, None, "looked for what it was told");
                 self.with_elsewhere(nothing_elsewhere()).verdict()
             }
