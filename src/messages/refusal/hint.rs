@@ -155,8 +155,17 @@ pub(super) fn hint(named: Named<'_>, why: &Refusal) -> String {
              belongs to the present value",
             Command::VirshSecretSetValue((*secret).into())
         ),
-        Refusal::KeyCorrupt { is_newer: true, .. }
-        | Refusal::XmlKeyCorrupt { is_newer: true, .. } => format!(
+        // An import replaces only what is certainly damaged, which this may not be.
+        Refusal::KeyCorrupt {
+            key_ref,
+            is_newer: true,
+            ..
+        } => format!(
+            "install the newer release that wrapped it; if there was none, it is damaged: {}, then: {}",
+            Command::KeyRetire((*key_ref).into()),
+            Command::KeyImport(guest(), Arg::BACKUP)
+        ),
+        Refusal::XmlKeyCorrupt { is_newer: true, .. } => format!(
             "install the newer release that wrapped it; if there was none, it is damaged: {}",
             Command::KeyImport(guest(), Arg::BACKUP)
         ),
@@ -352,11 +361,11 @@ fn state_elsewhere(guest: Arg, state: &StateElsewhere) -> String {
         ElsewhereKind::LastSeen => "name that place in the TPM's <source> again",
         ElsewhereKind::OwnDirectory => "remove the TPM's <source>",
     };
-    // Under another name it is of another version, or a directory's file in the place of a `<source type='file'>`: not
-    // the format that swtpm would look for there.
-    if state.path.file_name() != state.wanted.file_name() {
-        let version =
-            version_of(&state.path).map(|version| format!(", and {}", set_version(version)));
+    // One of another version, or a directory's file in the place of a `<source type='file'>`, is not what swtpm would
+    // look for there. A file of a `<source type='file'>` may have any name.
+    let found = version_of(&state.path);
+    if found != version_of(&state.wanted) {
+        let version = found.map(|version| format!(", and {}", set_version(version)));
         return format!("{what}{}: {edit}", version.unwrap_or_default());
     }
     let wanted = Arg::file(&state.wanted);

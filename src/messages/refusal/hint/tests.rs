@@ -152,7 +152,7 @@ fn a_state_elsewhere_is_named_and_how_the_xml_names_it_again() {
 }
 
 #[test]
-fn a_state_of_another_name_is_not_to_be_moved() {
+fn a_state_of_another_version_or_format_is_not_to_be_moved() {
     let (v1, v2) = ("/own/tpm1.2/tpm-00.permall", "/own/tpm2/tpm2-00.permall");
     for (kind, path, wanted, version, is_moved) in [
         (
@@ -177,6 +177,14 @@ fn a_state_of_another_name_is_not_to_be_moved() {
             false,
         ),
         (ElsewhereKind::LastSeen, "/here/vm1.state", v2, None, false),
+        // The format is the same, and the name is any.
+        (
+            ElsewhereKind::LastSeen,
+            "/a/old.state",
+            "/a/new.state",
+            None,
+            true,
+        ),
         (
             ElsewhereKind::OwnDirectory,
             v2,
@@ -213,4 +221,17 @@ fn a_damaged_state_that_the_xml_names_may_be_a_wrong_path() {
     let named = hint(true);
     let edit = "if <source> names the wrong path, correct it: virsh edit vm1; otherwise ";
     assert_eq!(named, format!("{edit}{restore}"));
+}
+
+/// An import refuses while a key is in use that is not certainly damaged: the first command makes way for it.
+#[test]
+fn a_key_of_a_later_format_is_retired_before_another_one_is_imported() {
+    let (reason, is_newer) = ("its format is newer".to_owned(), true);
+    let hint = hint(&Refusal::KeyCorrupt {
+        key_ref: KeyRefId(7),
+        reason,
+        is_newer,
+    });
+    let ways = "vtpm-guard key retire 7, then: vtpm-guard key import vm1 --from BACKUP";
+    assert!(hint.ends_with(ways), "{hint}");
 }
