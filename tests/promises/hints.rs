@@ -271,6 +271,7 @@ fn refusals(word: &str) -> Vec<Refusal> {
             reason: word(),
             is_newer: true,
         },
+        Refusal::FleetKeyTooNew { reason: word() },
         Refusal::SecretRefused {
             secret,
             reason: word(),

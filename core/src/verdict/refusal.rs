@@ -206,6 +206,11 @@ pub enum Refusal {
         /// Whether it is wrapped in a format of a later release.
         is_newer: bool,
     },
+    /// The fleet's store has a key of the guest, in the format of a later release.
+    FleetKeyTooNew {
+        /// Says how.
+        reason: String,
+    },
     /// swtpm would refuse the state whatever the key, and no saved copy that the key opens is here.
     TpmStateDamaged {
         /// Says what is in its place.
@@ -340,7 +345,9 @@ impl Refusal {
             | Self::SeenStateMissing { .. }
             | Self::SavedCopyOutdated { .. }
             | Self::TpmStateNotRestored { .. } => Code::TpmStateMissing,
-            Self::KeyCorrupt { .. } | Self::XmlKeyCorrupt { .. } => Code::KeyCorrupt,
+            Self::KeyCorrupt { .. } | Self::XmlKeyCorrupt { .. } | Self::FleetKeyTooNew { .. } => {
+                Code::KeyCorrupt
+            }
             Self::TpmStateDamaged { .. } => Code::TpmStateDamaged,
             Self::TpmObstructed(Obstacle::InUse { .. }) => Code::TpmInUse,
             Self::TpmObstructed(Obstacle::ClosedDirectory { .. } | Obstacle::BadLock { .. }) => {

@@ -24,7 +24,7 @@ use crate::ids::DomainUuid;
 use crate::store::{Access, Store};
 use crate::swtpm::{StateFile, StatePath, future_owner, read_state};
 use crate::tpm_copies::{SavedCopy, sort_latest_first};
-use crate::verdict::facts::{FleetQuestion, NotOpened, RunsOn, TpmState, Trial};
+use crate::verdict::facts::{FleetQuestion, RunsOn, TpmState, Trial};
 use believe::{Believed, DatedState};
 
 impl Gathered {
@@ -78,8 +78,9 @@ impl Gathered {
         let keys = self.facts.travelling.keys.iter();
         let forged = keys.filter(|key| {
             let trial = self.facts.trials.get(&key.id);
-            let corrupt = matches!(trial, Some(Trial::NotOpened(NotOpened::Corrupt { .. })));
-            key.id.is_of_fleet() && corrupt
+            // One in the format of a later release may be whole.
+            let is_corrupt = |trial: &Trial| trial.dek().is_none() && trial.untried().is_none();
+            key.id.is_of_fleet() && trial.is_some_and(is_corrupt)
         });
         let missed = number > 0 && !uses_a_state && self.facts.state == TpmState::Absent;
         self.facts.fleet.ignored = believed.ignored + forged.count() + usize::from(missed);

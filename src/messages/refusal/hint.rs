@@ -165,7 +165,7 @@ pub(super) fn hint(named: Named<'_>, why: &Refusal) -> String {
             Command::KeyRetire((*key_ref).into()),
             Command::KeyImport(guest(), Arg::BACKUP)
         ),
-        Refusal::XmlKeyCorrupt { is_newer: true, .. } => format!(
+        Refusal::XmlKeyCorrupt { is_newer: true, .. } | Refusal::FleetKeyTooNew { .. } => format!(
             "install the newer release that wrapped it; if there was none, it is damaged: {}",
             Command::KeyImport(guest(), Arg::BACKUP)
         ),

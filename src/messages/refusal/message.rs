@@ -113,6 +113,9 @@ pub(super) fn message(why: &Refusal) -> String {
         Refusal::XmlKeyCorrupt { reason, .. } => {
             format!("the key in the guest's XML cannot be opened: {reason}")
         }
+        Refusal::FleetKeyTooNew { reason } => {
+            format!("the guest's key in the fleet's store cannot be opened: {reason}")
+        }
         Refusal::Unmanaged {
             is_clients: true, ..
         } => "the client that starts the guest brings its key, and policy.unmanaged forbids that"

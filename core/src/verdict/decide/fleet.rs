@@ -1,7 +1,7 @@
 //! What a start has to do with the fleet: when the shared store is asked, and what is said of its answer.
 
 use super::provider::why_not_opened;
-use crate::verdict::facts::{Facts, FleetQuestion, KeyRef, NotOpened, Permission, Trial};
+use crate::verdict::facts::{Facts, FleetQuestion, KeyRef, Permission, Trial};
 use crate::verdict::refusal::Refusal;
 use crate::verdict::repair::{KeyOrigin, Repair};
 use crate::verdict::{Answer, Decision, Finding, Verdict};
@@ -96,8 +96,8 @@ fn note_answer(facts: &Facts, verdict: &mut Verdict) {
     }
 }
 
-/// Why a key of the guest that the fleet's store has does not open here, if none does; one that an import brings
-/// within reach.
+/// Why a key of the guest that the fleet's store has does not open here, if none does. One that an import brings
+/// within reach goes before one that needs a later release; one that is forged counts for nothing.
 fn out_of_reach(facts: &Facts) -> Option<Refusal> {
     let references = facts.references.as_ref().ok()?;
     let keys = facts.travelling.keys.iter();
@@ -109,8 +109,15 @@ fn out_of_reach(facts: &Facts) -> Option<Refusal> {
     {
         return None;
     }
-    keys.iter().find_map(|key| match trial(key)? {
-        Trial::Opened { .. } | Trial::NotOpened(NotOpened::Corrupt { .. }) => None,
-        Trial::NotOpened(why) => Some(why_not_opened(key, why, references)),
-    })
+    let why = |key: &&KeyRef| {
+        let why = trial(key)?.untried()?;
+        Some(match why_not_opened(key, why, references) {
+            // It has no key reference that anybody could name.
+            Refusal::KeyCorrupt { reason, .. } => Refusal::FleetKeyTooNew { reason },
+            other => other,
+        })
+    };
+    let (too_new, importable): (Vec<_>, Vec<_>) = (keys.iter().filter_map(why))
+        .partition(|why| matches!(why, Refusal::FleetKeyTooNew { .. }));
+    importable.into_iter().chain(too_new).next()
 }

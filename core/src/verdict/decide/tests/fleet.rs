@@ -7,10 +7,10 @@ use super::given::{
 use crate::clock::Timestamp;
 use crate::ids::KeyRefId;
 use crate::verdict::Finding;
-use crate::verdict::elsewhere::Unanswered;
+use crate::verdict::elsewhere::SearchCut;
 use crate::verdict::facts::{
-    CopyReason, CopyToRestore, Facts, FleetQuestion, Permission, RunsOn, StoreAccessError,
-    TpmState, TransientState,
+    CopyReason, CopyToRestore, Facts, FleetQuestion, NotOpened, Permission, RunsOn,
+    StoreAccessError, TpmState, TransientState, Trial,
 };
 use crate::verdict::refusal::Refusal;
 use TpmState::Encrypted;
@@ -79,7 +79,7 @@ fn the_fleet_is_asked_where_something_is_missing_or_made_anew() {
         fleet()
             .policy(|policy| policy.auto_bind = Some("a".to_owned()))
             .elsewhere(|found| {
-                found.unanswered = Some(Unanswered::Definitions("too slow".to_owned()));
+                found.unanswered = Some(SearchCut::Definitions("too slow".to_owned()));
             }),
         keyed().row(opens(2, "a", 1, 'A', 1)),
         keyed().state(TpmState::Damaged("cut".to_owned())),
@@ -205,6 +205,21 @@ fn a_key_of_the_fleet_that_does_not_open_makes_no_refusal() {
     assert!(findings(&made).contains(&Finding::FleetKeyOutOfReach(named())));
     let retired = fleet().retired(opens(7, "a", 1, 'A', 0).used());
     assert_eq!(refusal(&retired), named());
+    // One in the format of a later release is not forged.
+    let too_new = || {
+        let mut row = corrupt(0, "a", 1, 'A');
+        if let Some(Trial::NotOpened(NotOpened::Corrupt { is_newer, .. })) = &mut row.trial {
+            *is_newer = true;
+        }
+        row
+    };
+    let newer = || guest().provider("a", 1, 'A').answered().in_fleet(too_new());
+    let reason = "not authentic".to_owned();
+    assert_eq!(refusal(&newer()), Refusal::FleetKeyTooNew { reason });
+    assert_eq!(verdict(&newer()), "deny VG206");
+    // An import helps sooner.
+    let both = newer().in_fleet(keyless(0, "there", 9, 'T'));
+    assert_eq!(refusal(&both), named());
     // What this host knows better is said.
     let damaged = fleet().row(corrupt(1, "a", 1, 'A'));
     assert_eq!(verdict(&damaged), "deny VG206");

@@ -15,7 +15,7 @@ use crate::domain::TravellingKey;
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
 use crate::verdict::elsewhere::{
-    Elsewhere, ElsewhereKind, OtherGuest, RelatedGuest, Relation, StateElsewhere, Unanswered,
+    Elsewhere, ElsewhereKind, OtherGuest, RelatedGuest, Relation, StateElsewhere, SearchCut,
 };
 use crate::verdict::facts::{
     KekState, KeyRef, KmsSlots, Obstacle, Permission, Policy, Provider, References,
@@ -128,7 +128,7 @@ pub(super) fn elsewhere() -> impl Strategy<Value = Elsewhere> {
             was_undefined,
             key_holder: held.then(|| other.clone()),
             relative: related.then(|| relative.clone()),
-            unanswered: cut.then(|| Unanswered::Definitions("too slow".to_owned())),
+            unanswered: cut.then(|| SearchCut::Definitions("too slow".to_owned())),
         },
     )
 }
