@@ -145,7 +145,10 @@ impl CopyStore {
         now: Timestamp,
     ) -> Result<String, CopyError> {
         let name = self.write_copy(live, domain_name, CopyReason::Start, Some(now.0))?;
-        self.drop_saved_aside()?;
+        // It is saved, and what is left of others only takes room.
+        if let Err(error) = self.drop_saved_aside() {
+            tracing::warn!(%error, path = %self.path.display(), "copies that were saved before could not be removed");
+        }
         Ok(name)
     }
 

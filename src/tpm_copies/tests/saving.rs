@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::{Guest, LATER, STATE, names};
 use crate::clock::Timestamp;
+use crate::host::crash::armed;
 use crate::swtpm::StatePath;
 use crate::tpm_copies::copy_store::{KEPT_RUNS, MAX_COPIES, MAX_SAVED_ASIDE, MAX_UNTRIED};
 use crate::tpm_copies::{CopyError, RunRecord, SavedCopy, domains, set_aside, sort_latest_first};
@@ -241,6 +242,41 @@ fn of_the_copies_that_were_saved_aside_the_first_and_the_latest_stay() {
         }
         assert!(copies.len() <= MAX_SAVED_ASIDE + 1, "{}", copies.len());
     }
+}
+
+/// The copy is there, and what follows depends on it: the state of a failed start is removed only then.
+#[test]
+fn a_copy_is_saved_aside_also_where_earlier_ones_cannot_be_looked_at() {
+    let guest = Guest::new();
+    let mut saved_although = 0;
+    for moment in 1.. {
+        guest.put(&newer(&format!("state {moment}")));
+        let live = guest.live_state().unwrap();
+        let (store, dir) = (guest.copy_store(), guest.copies_dir());
+        store
+            .save_set_aside(&live, "vm1", Timestamp::now())
+            .unwrap();
+        guest.put(&newer(&format!("later state {moment}")));
+        let live = guest.live_state().unwrap();
+        let open = |mode| fs::set_permissions(guest.copies_dir(), Permissions::from_mode(mode));
+        // From some moment on anybody could have put files there.
+        let changed = dir.clone();
+        armed::meanwhile(moment, move || {
+            fs::set_permissions(changed, Permissions::from_mode(0o777)).unwrap();
+        });
+        let before = guest.copies().len();
+        let result = store.save_set_aside(&live, "vm1", Timestamp::now());
+        let is_over = armed::forget();
+        open(0o700).unwrap();
+        if is_over {
+            break;
+        }
+        let is_saved = guest.copies().len() > before;
+        assert!(result.is_ok() || !is_saved, "{moment}: {result:?}");
+        saved_although += usize::from(is_saved);
+        fs::remove_dir_all(dir).unwrap();
+    }
+    assert!(saved_although > 0);
 }
 
 /// A provider is gone for a while, and an orchestrator goes on.
