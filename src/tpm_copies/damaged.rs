@@ -73,16 +73,17 @@ fn is_the_guests(state_path: &StatePath, found: &FileStat, copy: &Manifest) -> b
     let may_own = found.st_uid == swtpms || found.st_uid == 0;
     // A copy of another host says where the state would be here, not where one was.
     let was_here = copy.reason != CopyReason::Fleet && copy.path == state_path.path;
-    match state_path.backend() {
+    let is_a_states = match state_path.backend() {
         // swtpm writes only files of this name into such a directory.
-        Backend::Directory => was_here && may_own || found.st_uid == swtpms && swtpms != 0,
+        Backend::Directory => true,
         // Its name is any, and swtpm's user owns other guests' states, too: directories, files of the
         // other format. A block device would be replaced by a file in /dev.
         Backend::Linear => {
-            let kind = SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT;
-            was_here && may_own && kind == SFlag::S_IFREG
+            SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG
         }
-    }
+    };
+    // swtpm's user owns the states of other guests, too: a wrong directory may be one of theirs.
+    was_here && may_own && is_a_states
 }
 
 /// Moves what has the state's path away for this copy, and returns its new path. The state's path is free

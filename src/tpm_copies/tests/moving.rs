@@ -97,6 +97,14 @@ fn what_the_xml_names_is_moved_only_where_it_is_known_as_the_guests_state() {
         assert!(may_be_set_aside(&here, &fleets).is_err());
         let aside = set_aside(&guest.guard(), guest.domain, &here, &copy, Timestamp(7));
         assert_eq!(fs::read(aside.unwrap()).unwrap(), b"damaged");
+        // In another guest's place, which is swtpm's, too.
+        let was_elsewhere = Manifest {
+            path: at("another's"),
+            ..copy.clone()
+        };
+        fs::write(&state, "another's, damaged").unwrap();
+        assert!(may_be_set_aside(&here, &was_elsewhere).is_err());
+        fs::remove_file(&state).unwrap();
         // A directory of another guest's states, which is swtpm's, too.
         fs::create_dir(&state).unwrap();
         let moves_a_directory = may_be_set_aside(&here, &copy).is_ok();
