@@ -54,7 +54,7 @@ fn with_memory(dir: &Path) -> io::Result<Vec<String>> {
         let Some(name) = path.file_stem().and_then(|stem| stem.to_str()) else {
             continue;
         };
-        // One that is deleted meanwhile, or is none of libvirt's, contains no TPM.
+        // One that is deleted meanwhile, or not libvirt's, contains no TPM.
         let Ok(xml) = others::read(&path, READ_LIMIT.min(left)) else {
             continue;
         };

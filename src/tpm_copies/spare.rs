@@ -1,4 +1,4 @@
-//! What is not whole yet, or not to be kept, of what libvirt deletes with a TPM: it lies beside the original, under a
+//! What is not whole yet, or not to be kept, of what libvirt deletes with a TPM: it is next to the original, under a
 //! name that nobody else makes: not the process of a start that comes next, not another host. A killed process leaves
 //! it; who comes later removes what is old.
 
