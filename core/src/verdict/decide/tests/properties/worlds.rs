@@ -15,7 +15,7 @@ use crate::domain::TravellingKey;
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
 use crate::verdict::elsewhere::{
-    Elsewhere, ElsewhereKind, OtherGuest, RelatedGuest, Relation, StateElsewhere, SearchCut,
+    Elsewhere, ElsewhereKind, OtherGuest, RelatedGuest, Relation, SearchCut, StateElsewhere,
 };
 use crate::verdict::facts::{
     KekState, KeyRef, KmsSlots, Obstacle, Permission, Policy, Provider, References,
