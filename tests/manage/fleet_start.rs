@@ -279,6 +279,22 @@ fn a_key_that_does_not_open_here_names_its_provider_and_makes_no_refusal() {
     );
 }
 
+/// It may be whole: it is not called forged, and what helps is the later release.
+#[test]
+fn a_key_of_the_fleet_that_a_later_release_has_wrapped_is_named() {
+    let moved = moved();
+    let (member, guest, second) = (moved.member(), &moved.guest, &moved.second);
+    let mut newer = member.keys(guest)[0].clone();
+    // The first bytes in Base64: magic, version, algorithm.
+    newer.body = newer
+        .body
+        .replace("\"key\":\"VkdXRAIB", "\"key\":\"VkdXRAkB");
+    assert_ne!(newer.body, member.keys(guest)[0].body);
+    let store = FleetStore::with(&[newer], &[]);
+    store.configure(second, "");
+    assert_eq!(carried_out(second, guest), "VG206 fleet-key-out-of-reach");
+}
+
 /// A hostile store: forged keys, states and statements.
 #[test]
 fn a_hostile_store_stops_nothing_and_provides_nothing() {

@@ -20,7 +20,7 @@ use super::{Fact, FactId, Kind};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, HostUuid};
 use crate::key::id::KeyId;
-use crate::key::wrap::WrappedDek;
+use crate::key::wrap::{UnwrapError, WrappedDek};
 
 pub use self::content::{
     EventClaim, HostClaim, KeyClaim, PlacementClaim, ProviderClaim, RefusedGuest, ReportClaim,
@@ -38,9 +38,23 @@ pub enum BadClaim {
     /// It is too long, or not what facts of its kind are.
     #[error("it cannot be read: {0}")]
     Unreadable(String),
+    /// Its key is wrapped in a format of a later release, and may be whole.
+    #[error("a later release has wrapped its key")]
+    KeyTooNew(Box<NewerKey>),
     /// It was not signed with the KEK that it names.
     #[error("it was not signed with provider key {0}")]
     NotSigned(KeyId),
+}
+
+/// A wrapped key of which no more can be read than whose it is said to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewerKey {
+    /// The guest.
+    pub domain: DomainUuid,
+    /// The key, as a later release has wrapped it.
+    pub wrapped: WrappedDek,
+    /// The name of its provider.
+    pub provider: String,
 }
 
 /// What a fact says.
@@ -211,6 +225,14 @@ impl KeyClaim {
     fn read(body: &str) -> Result<Self, BadClaim> {
         let body: KeyBody = parse(body)?;
         let wrapped = WrappedDek::from_stored(body.key);
+        if wrapped.key_id() == Err(UnwrapError::TooNew) {
+            let (domain, provider) = (body.domain, body.provider);
+            return Err(BadClaim::KeyTooNew(Box::new(NewerKey {
+                domain,
+                wrapped,
+                provider,
+            })));
+        }
         let found = Self::new(body.domain, wrapped, body.provider, body.key_version);
         found.ok_or_else(|| BadClaim::Unreadable("not a wrapped key".to_owned()))
     }

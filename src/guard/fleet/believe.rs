@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::{Domain, TravellingKey};
-use crate::fleet::claim::{Claim, KeyClaim, PlacementClaim};
+use crate::fleet::claim::{BadClaim, Claim, KeyClaim, PlacementClaim};
 use crate::fleet::status::{KeyStatus, Stated};
 use crate::fleet::tpm_state::{SignedState, StateNote};
 use crate::fleet::{Fact, FactId, Found, Kind, State};
@@ -63,6 +63,7 @@ impl Believed {
             statuses: BTreeMap::new(),
             its_keks: BTreeSet::new(),
             candidates: Vec::new(),
+            too_new: Vec::new(),
         };
         reader.own = store
             .and_then(|store| store.membership().ok().flatten())
@@ -106,6 +107,8 @@ struct Reader<'a> {
     /// The KEKs that wrap keys of this guest, here or in the answer.
     its_keks: BTreeSet<KeyId>,
     candidates: Vec<Candidate>,
+    /// Its keys that only a later release could open.
+    too_new: Vec<TravellingKey>,
 }
 
 /// A key of the answer.
@@ -153,6 +156,13 @@ impl Reader<'_> {
                         _ => self.believed.ignored += 1,
                     }
                 }
+            }
+            // Whether it is the guest's, a later release could say. It opens nothing, and only names what is missing.
+            Err(BadClaim::KeyTooNew(key)) if key.domain == self.domain => {
+                self.too_new.push(TravellingKey {
+                    wrapped_dek: key.wrapped,
+                    provider: key.provider,
+                });
             }
             Ok(Claim::Key(_)) | Err(_) => self.believed.ignored += 1,
             // What else goes with the keys is for `sync`.
@@ -229,6 +239,8 @@ impl Reader<'_> {
                 wrapped_dek: key.claim.wrapped,
                 provider: key.claim.provider,
             })
+            .chain(self.too_new)
+            .take(MAX_KEYS)
             .collect();
         self.believed
     }
