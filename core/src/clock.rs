@@ -67,6 +67,12 @@ impl Deadline {
     pub fn at_most(self, time: Duration) -> Self {
         Self(self.0.min(Instant::now() + time))
     }
+
+    /// Half of what is left: for a step that leaves the other half to those after it.
+    #[must_use]
+    pub fn half(self) -> Self {
+        self.at_most(self.remaining() / 2)
+    }
 }
 
 #[cfg(test)]

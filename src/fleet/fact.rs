@@ -16,14 +16,6 @@ use crate::key::wrap::WrappedDek;
 /// The longest body of a fact or a state, in bytes.
 pub const MAX_BODY: usize = 256 << 10;
 
-impl Fact {
-    /// Whether the shared store takes it: its program refuses a longer one, and with it all that is sent beside it.
-    #[must_use]
-    pub fn is_sendable(&self) -> bool {
-        self.body.len() <= MAX_BODY
-    }
-}
-
 /// The longest TPM state, in bytes.
 pub const MAX_STATE: usize = 512 << 10;
 
@@ -166,6 +158,14 @@ pub struct Fact {
     pub at: Timestamp,
     /// What it says, in JSON.
     pub body: String,
+}
+
+impl Fact {
+    /// Whether the shared store takes it: its program refuses a longer one, and with it all that is sent beside it.
+    #[must_use]
+    pub fn is_sendable(&self) -> bool {
+        self.body.len() <= MAX_BODY
+    }
 }
 
 /// What a store says of a TPM state without its bytes.

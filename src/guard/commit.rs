@@ -1,7 +1,7 @@
 //! Writes a verdict's repairs and its event: one transaction, or nothing.
 
 use super::context::Guard;
-use super::deadlines::{before_the_answer, for_the_store, to_record};
+use super::deadlines::{before_the_answer, to_record};
 use super::gather::Gathered;
 use crate::clock::{Deadline, Timestamp};
 use crate::ids::{DomainUuid, ProviderUuid};
@@ -112,7 +112,8 @@ fn write(
         return Ok(());
     };
     // What the store was opened with may be over: libvirt, the fleet or a search took their time.
-    let half = for_the_store(deadline);
+    // The other half is libvirt's.
+    let half = deadline.half();
     store.set_deadline(if verdict.repairs().is_empty() {
         // A start that is not recorded goes on.
         to_record(half)

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use super::deadlines::{Patience, for_the_store};
+use super::deadlines::Patience;
 use super::fleet::Line;
 use super::silent_daemon::StartingVirtqemud;
 use crate::clock::{Deadline, Timestamp};
@@ -159,7 +159,7 @@ impl Guard {
         access: Access,
         deadline: Deadline,
     ) -> Result<Option<Store>, StoreError> {
-        let half = self.patient(for_the_store(deadline));
+        let half = self.patient(deadline.half());
         match Store::open(&self.state_dir, access, half) {
             Ok(store) => Ok(Some(store)),
             Err(StoreError::Missing) => Ok(None),

@@ -35,11 +35,6 @@ pub(super) fn before_the_answer(deadline: Deadline) -> Deadline {
     deadline.at_most(deadline.remaining().saturating_sub(ANSWER_RESERVE))
 }
 
-/// The deadline for the store: half of what is left, so that the other half is libvirt's.
-pub(super) fn for_the_store(deadline: Deadline) -> Deadline {
-    deadline.at_most(deadline.remaining() / 2)
-}
-
 /// The deadline for recording history, which no start waits for beyond its own.
 pub(super) fn to_record(deadline: Deadline) -> Deadline {
     let left = before_the_answer(deadline).remaining();

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::context::Guard;
-use super::deadlines::for_the_store;
 use super::gather::Gathered;
 use super::keys::Keys;
 use crate::clock::{Deadline, Timestamp};
@@ -36,21 +35,21 @@ pub(super) fn find(
     wanted: Search,
     of_start: Deadline,
 ) -> Elsewhere {
-    let limit = of_start.at_most(TIME_LIMIT.min(of_start.remaining() / 2));
+    let limit = of_start.half().at_most(TIME_LIMIT);
     if wanted == Search::Definition {
         return find_definition(guard, gathered, limit);
     }
     let found = find_until(guard, gathered, limit);
     if let Some(store) = &mut gathered.store
-        && let Err(error) = store.set_deadline(guard.patient(for_the_store(of_start)))
+        && let Err(error) = store.set_deadline(guard.patient(of_start.half()))
     {
         tracing::warn!(%error, "the store keeps the deadline of a search");
     }
     found
 }
 
-/// Finds out only whether libvirt knows the guest. Where its definitions cannot be read, nobody is told that it does
-/// not.
+/// Finds out only whether libvirt knows the guest. Where its definitions cannot be read, it counts as known: no refusal
+/// may deny it.
 fn find_definition(guard: &Guard, gathered: &Gathered, deadline: Deadline) -> Elsewhere {
     let Ok(domain) = &gathered.facts.domain else {
         return Elsewhere::default();

@@ -156,7 +156,7 @@ impl Gathered {
         } else {
             Duration::ZERO
         };
-        let patience = deadline.at_most(longest.min(deadline.remaining() / 2));
+        let patience = deadline.half().at_most(longest);
         facts.obstacle = obstacle::find(guard, domain, vtpm, patience);
     }
 

@@ -20,7 +20,7 @@ pub(super) fn drop_first(
         return Ok(());
     };
     // The other half of the time is for what follows.
-    let half = deadline.at_most(deadline.remaining() / 2);
+    let half = deadline.half();
     let managed = guard.with_store(half, |store| store.has_key_refs(domain.uuid));
     if may_be_managed(&managed) {
         let is_over = guard.config.secret_lifetime != Lifetime::Keep

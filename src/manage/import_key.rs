@@ -19,7 +19,7 @@ use crate::key::wrap::{UnwrapError, WrappedDek};
 use crate::keyring::unlock::Unlocker;
 use crate::store::{Access, AddKey, KeyRefRecord, OtherKeys, Store, StoreError};
 use crate::swtpm::StateFile;
-use crate::verdict::facts::{NotOpened, Provider, Trial, for_new_keys};
+use crate::verdict::facts::{Provider, Trial, for_new_keys};
 
 /// What `key import` did.
 #[derive(Debug, Serialize)]
@@ -198,17 +198,7 @@ fn are_damaged(host: &Host, store: &Store, guest: DomainUuid) -> Result<bool, Ho
     let references = store.references(guest, Timestamp::now())?;
     let (keyring, deadline) = (host.keyring(), default_deadline());
     let trials = try_rows(&keyring, &references, guest, &StateFile::Absent, deadline);
-    // One that a later release has wrapped is whole.
-    let is_damaged = |trial: &Trial| {
-        matches!(
-            trial,
-            Trial::NotOpened(NotOpened::Corrupt {
-                is_newer: false,
-                ..
-            })
-        )
-    };
-    Ok(trials.values().all(is_damaged))
+    Ok(trials.values().all(Trial::is_damaged))
 }
 
 /// The guest as this host knows it; it need not know it yet, and the copy knows its name.

@@ -218,11 +218,7 @@ impl Store {
             let sql = "SELECT max(at) AS at FROM event WHERE domain_uuid = ?1 AND operation <> ?2";
             let values = params![domain.to_string(), Origin::Prune.as_str()];
             let mut query = connection.prepare_cached(sql)?;
-            let mut rows = query.query(values)?;
-            match rows.next()? {
-                Some(found) => Ok(columns::time(found, "at")?),
-                None => Ok(None),
-            }
+            Ok(query.query_row(values, |row| columns::time(row, "at"))?)
         })
     }
 

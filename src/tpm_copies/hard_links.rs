@@ -21,7 +21,7 @@ use nix::fcntl::{AtFlags, OFlag, renameat};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
-use super::spare::{self, is_old, names, stat};
+use super::spare::{self, is_old, names, remove_empty, stat};
 use crate::clock::Timestamp;
 use crate::host::atomic;
 use crate::host::crash;
@@ -301,10 +301,6 @@ impl HardLinks {
 
 fn is_there(dir: &File, name: &OsStr) -> bool {
     stat(dir, name).is_ok()
-}
-
-fn remove_empty(dir: &File, name: &OsStr) -> nix::Result<()> {
-    unlinkat(dir, name, UnlinkatFlags::RemoveDir)
 }
 
 /// Makes hard links in a directory to everything in another, and copies its owner and mode.

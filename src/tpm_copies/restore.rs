@@ -9,11 +9,10 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, mkdirat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::manifest::{Attributes, Manifest};
 use super::saved_copy::SavedCopy;
-use super::spare;
+use super::spare::{self, remove_empty};
 use crate::clock::Timestamp;
 use crate::domain::Emulator;
 use crate::host::atomic;
@@ -195,8 +194,4 @@ fn give_name(parent: &File, temporary: &OsStr, name: &OsStr, made: &File) -> io:
         Ok(true) => Ok(()),
         _ => Err(errno.into()),
     }
-}
-
-fn remove_empty(parent: &File, name: &OsStr) -> nix::Result<()> {
-    unlinkat(parent, name, UnlinkatFlags::RemoveDir)
 }

@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use nix::fcntl::AtFlags;
 use nix::sys::stat::{FileStat, fstatat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::clock::Timestamp;
 use crate::host::atomic;
@@ -52,6 +53,10 @@ fn is_of(name: &OsStr, original: &OsStr) -> bool {
 
 pub(super) fn stat(dir: &File, name: &OsStr) -> nix::Result<FileStat> {
     fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)
+}
+
+pub(super) fn remove_empty(dir: &File, name: &OsStr) -> nix::Result<()> {
+    unlinkat(dir, name, UnlinkatFlags::RemoveDir)
 }
 
 /// Returns the names in an open directory, whatever its path leads to now.

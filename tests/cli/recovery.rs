@@ -22,6 +22,11 @@ fn vector(host: &Host, name: &str) -> (String, String) {
     )
 }
 
+/// `provider import` of this file, with this file's passphrase.
+fn import_of<'a>(file: &'a str, passphrase: &'a str) -> [&'a str; 5] {
+    ["provider", "import", file, "--passphrase-file", passphrase]
+}
+
 fn export(host: &Host, name: &str) -> (String, String) {
     let passphrase = host.passphrase_file();
     let file = host
@@ -53,13 +58,7 @@ fn a_deleted_provider_comes_back_with_its_key_and_opens_its_guests() {
     host.run(&["provider", "delete", "nkp-a", "--force"])
         .succeeds();
 
-    let import = [
-        "provider",
-        "import",
-        &file,
-        "--passphrase-file",
-        &passphrase,
-    ];
+    let import = import_of(&file, &passphrase);
     let stored = host.stored();
     golden(
         "provider-import-dry-run",
@@ -91,13 +90,7 @@ fn a_deleted_provider_comes_back_with_its_key_and_opens_its_guests() {
 fn a_provider_whose_key_was_lost_opens_again() {
     let host = Host::new();
     let (file, passphrase) = vector(&host, "opens.toml");
-    let import = [
-        "provider",
-        "import",
-        &file,
-        "--passphrase-file",
-        &passphrase,
-    ];
+    let import = import_of(&file, &passphrase);
     host.run(&import).succeeds();
     let uuid = host.json(&["provider", "show", "nkp-a"])["uuid"].clone();
     let key = host
@@ -121,13 +114,7 @@ fn a_provider_whose_key_was_lost_opens_again() {
 fn a_name_that_another_key_has_is_refused_and_another_name_taken() {
     let host = Host::with_provider("nkp-a");
     let (file, passphrase) = vector(&host, "opens.toml");
-    let import = [
-        "provider",
-        "import",
-        &file,
-        "--passphrase-file",
-        &passphrase,
-    ];
+    let import = import_of(&file, &passphrase);
     let before = host.stored();
     host.run(&import)
         .ends_with(1)
@@ -145,13 +132,7 @@ fn a_name_that_another_key_has_is_refused_and_another_name_taken() {
 fn a_key_that_is_here_under_another_name_is_refused() {
     let host = Host::new();
     let (file, passphrase) = vector(&host, "opens.toml");
-    let import = [
-        "provider",
-        "import",
-        &file,
-        "--passphrase-file",
-        &passphrase,
-    ];
+    let import = import_of(&file, &passphrase);
     host.run(&import).succeeds();
     host.run(&["provider", "rename", "nkp-a", "nkp-b"])
         .succeeds();
@@ -167,13 +148,7 @@ fn a_key_that_is_here_under_another_name_is_refused() {
 fn a_key_that_was_rotated_away_or_announced_is_restored_by_its_file() {
     let host = Host::new();
     let (file, passphrase) = vector(&host, "opens.toml");
-    let import = [
-        "provider",
-        "import",
-        &file,
-        "--passphrase-file",
-        &passphrase,
-    ];
+    let import = import_of(&file, &passphrase);
     let key_id = host.json(&import)["key_id"].as_str().unwrap().to_owned();
     let short = &key_id[..8];
     for name in [format!("nkp-a/{short}"), format!("fleet/nkp-a/{short}")] {
@@ -218,13 +193,7 @@ fn a_file_that_cannot_be_used_says_why_and_changes_nothing() {
     ] {
         let host = Host::new();
         let (file, passphrase) = vector(&host, name);
-        let ran = host.run(&[
-            "provider",
-            "import",
-            &file,
-            "--passphrase-file",
-            &passphrase,
-        ]);
+        let ran = host.run(&import_of(&file, &passphrase));
         sentences.push(ran.ends_with(4).saying(words).stderr);
         assert!(!host.state_dir().exists(), "{name}");
     }
@@ -387,13 +356,7 @@ fn without_a_terminal_nobody_can_be_asked() {
 fn import_counts_what_its_key_opens() {
     let host = Host::new();
     let (file, passphrase) = vector(&host, "opens.toml");
-    let import = [
-        "provider",
-        "import",
-        &file,
-        "--passphrase-file",
-        &passphrase,
-    ];
+    let import = import_of(&file, &passphrase);
     host.run(&import).succeeds();
     host.start_for_the_first_time(VM1, "nkp-a");
     host.start_for_the_first_time(VM1, "nkp-a");

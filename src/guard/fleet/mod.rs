@@ -78,9 +78,7 @@ impl Gathered {
         let keys = self.facts.travelling.keys.iter();
         let forged = keys.filter(|key| {
             let trial = self.facts.trials.get(&key.id);
-            // One in the format of a later release may be whole.
-            let is_corrupt = |trial: &Trial| trial.dek().is_none() && trial.untried().is_none();
-            key.id.is_of_fleet() && trial.is_some_and(is_corrupt)
+            key.id.is_of_fleet() && trial.is_some_and(Trial::is_damaged)
         });
         let missed = number > 0 && !uses_a_state && self.facts.state == TpmState::Absent;
         self.facts.fleet.ignored = believed.ignored + forged.count() + usize::from(missed);

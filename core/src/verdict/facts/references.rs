@@ -43,11 +43,12 @@ impl References {
     /// their place: there was a TPM, and its key is no longer used.
     #[must_use]
     pub fn used_and_retired(&self) -> Option<&KeyRef> {
-        let has_key = self.key_refs.iter().any(|row| row.wrapped_dek.is_some());
-        let mut retired: Vec<_> = self.retired.iter().collect();
-        retired.retain(|row| row.first_used_at.is_some() && !has_key);
-        let newest = |row: &&KeyRef| (row.generation(), row.id);
-        retired.into_iter().max_by_key(newest)
+        if self.key_refs.iter().any(|row| row.wrapped_dek.is_some()) {
+            return None;
+        }
+        let retired = self.retired.iter();
+        let used = retired.filter(|row| row.first_used_at.is_some());
+        used.max_by_key(|row| (row.generation(), row.id))
     }
 
     /// Whether the guest has retired this key of its XML, whose DEK has this number; `retired` is what

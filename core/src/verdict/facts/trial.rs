@@ -66,12 +66,18 @@ impl Trial {
     #[must_use]
     pub fn untried(&self) -> Option<&NotOpened> {
         match self {
-            Self::Opened { .. }
-            | Self::NotOpened(NotOpened::Corrupt {
-                is_newer: false, ..
-            }) => None,
-            Self::NotOpened(why) => Some(why),
+            Self::NotOpened(why) if !self.is_damaged() => Some(why),
+            _ => None,
         }
+    }
+
+    /// Whether it never opens. One that a later release has wrapped may be whole.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        let Self::NotOpened(why) = self else {
+            return false;
+        };
+        matches!(why, NotOpened::Corrupt { is_newer, .. } if !is_newer)
     }
 }
 

@@ -138,7 +138,7 @@ fn nor_is_a_guest_that_could_not_be_looked_for_under_another_name() {
         .clone()
         .elsewhere(|found| found.relative = Some(relative(Relation::Name)));
     assert_eq!(verdict(&related), "deny VG201");
-    // Nothing is made anew for others: they are refused as if nothing had been found.
+    // Nothing new is made for others: they are refused as if nothing had been found.
     let mut unbound = slow;
     unbound.policy.auto_bind = None;
     assert_eq!(verdict(&unbound), "deny VG201");
