@@ -13,7 +13,7 @@ use crate::ids::{HostUuid, ProviderUuid};
 use crate::key::kek::Kek;
 use crate::keyring::WeakerSeal;
 use crate::manage::fleet::rotation::{HostResult, HostState, Patience, RotateError};
-use crate::manage::fleet::{FleetCommandError, kept_name};
+use crate::manage::fleet::{FleetCommandError, kept_name, lost};
 use crate::manage::host::{DEFAULT_DEADLINE, default_deadline};
 use crate::manage::provider_rotate::{RotatedProvider, rotate_everywhere};
 use crate::manage::slots::add;
@@ -174,12 +174,18 @@ fn hosts_that_have_not_opened_the_key_are_named_and_it_goes_on_without_them() {
     };
     store.put(Claim::Report(lie).write(HostUuid::random(), Timestamp::now()));
     let missing = rotate(&one, &[], Duration::ZERO, &mut |_| {}).unwrap_err();
-    let RotateError::HostsWait(provider, names) = &missing else {
+    let RotateError::HostsWait(provider, hosts) = &missing else {
         panic!("{missing:?}");
     };
+    assert_eq!(provider.name, "a");
     assert_eq!(
-        (provider.name.as_str(), &names[..]),
-        ("a", &["four", "six", "two"].map(str::to_owned)[..])
+        states(hosts),
+        [
+            ("four", HostState::Waiting),
+            ("six", HostState::Waiting),
+            ("three", HostState::NotConcerned),
+            ("two", HostState::Waiting),
+        ]
     );
     assert_eq!(one.provider("a").key_id, old.key_id);
     let next = next_key(&one).unwrap();
@@ -203,6 +209,80 @@ fn hosts_that_have_not_opened_the_key_are_named_and_it_goes_on_without_them() {
     );
     assert_eq!(done.key_id, next.key_id);
     assert!(one.would_start(&guest) && next_key(&one).is_none());
+}
+
+/// A host of the fleet that has the provider `a` of another one, and its UUID there.
+fn with_provider_of(first: &Fixture, store: &SharedStore, name: &str) -> (Fixture, HostUuid) {
+    let fixture = Fixture::new();
+    fixture.adopt_provider_of(first, "a");
+    let uuid = store.join(&fixture, name);
+    exchange(&fixture);
+    (fixture, uuid)
+}
+
+#[test]
+fn of_hosts_that_are_called_the_same_only_the_one_whose_uuid_was_said_is_left_out() {
+    let store = SharedStore::new();
+    let one = store.host("one");
+    exchange(&one);
+    let (_gone, gone_uuid) = with_provider_of(&one, &store, "host-a");
+    // It was installed again: another UUID, the same name.
+    let (_again, again_uuid) = with_provider_of(&one, &store, "host-a");
+    let old = one.provider("a");
+    let nobody = &mut |_: &[HostResult]| panic!("nobody is waited for");
+    let both = rotate(&one, &["host-a"], Duration::ZERO, nobody).unwrap_err();
+    let is_ambiguous = matches!(&both, RotateError::Fleet(FleetCommandError::AmbiguousHost(name)) if name == "host-a");
+    assert!(is_ambiguous, "{both:?}");
+    assert!(next_key(&one).is_none(), "nothing was announced");
+    let waits = rotate(&one, &[&gone_uuid.to_string()], Duration::ZERO, nobody).unwrap_err();
+    let RotateError::HostsWait(_, hosts) = &waits else {
+        panic!("{waits:?}");
+    };
+    let mut result: Vec<_> = hosts.iter().map(|it| (it.host, it.result)).collect();
+    result.sort_by_key(|(_, result)| *result == HostState::LeftOut);
+    assert_eq!(
+        result,
+        [
+            (again_uuid, HostState::Waiting),
+            (gone_uuid, HostState::LeftOut),
+        ]
+    );
+    assert_eq!(one.provider("a").key_id, old.key_id);
+    // Once the fleet knows that the first one is gone, the name is the other's alone.
+    lost(&one.host, &gone_uuid.to_string()).unwrap();
+    let done = rotate(&one, &["host-a"], Duration::ZERO, nobody).unwrap();
+    assert_eq!(states(&done.hosts), [("host-a", HostState::LeftOut)]);
+}
+
+#[test]
+fn a_host_that_is_called_like_the_uuid_of_another_one_is_not_taken_for_it() {
+    let store = SharedStore::new();
+    let one = store.host("one");
+    exchange(&one);
+    let (_two, two_uuid) = with_provider_of(&one, &store, "two");
+    let (_evil, evil_uuid) = with_provider_of(&one, &store, &two_uuid.to_string());
+    let said = [two_uuid.to_string()];
+    let waits = rotate(&one, &[&said[0]], Duration::ZERO, &mut |_| {}).unwrap_err();
+    let RotateError::HostsWait(_, hosts) = &waits else {
+        panic!("{waits:?}");
+    };
+    let waiting = hosts.iter().filter(|it| it.result == HostState::Waiting);
+    assert_eq!(waiting.map(|it| it.host).collect::<Vec<_>>(), [evil_uuid]);
+    assert_eq!(lost(&one.host, &said[0]).unwrap().host, two_uuid);
+}
+
+#[test]
+fn this_host_is_never_waited_for_even_if_it_is_named() {
+    let store = SharedStore::new();
+    let one = store.host("one");
+    let (_two, _) = with_provider_of(&one, &store, "one");
+    // The other one is meant: it alone could be waited for.
+    let done = rotate(&one, &["one"], Duration::ZERO, &mut |_| {}).unwrap();
+    assert_eq!(states(&done.hosts), [("one", HostState::LeftOut)]);
+    let store = SharedStore::new();
+    let alone = store.host("alone");
+    let done = rotate(&alone, &["alone"], Duration::ZERO, &mut |_| {}).unwrap();
+    assert!(done.rotated && done.hosts.is_empty());
 }
 
 #[test]

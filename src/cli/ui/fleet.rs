@@ -2,7 +2,7 @@
 
 use super::error::CommandError;
 use crate::fleet::{FleetError, Trouble};
-use crate::manage::fleet::rotation::{InterruptedRotation, RotateError};
+use crate::manage::fleet::rotation::{HostResult, HostState, InterruptedRotation, RotateError};
 use crate::manage::fleet::{FleetCommandError, FleetRound, OpenedKey};
 use crate::messages::{Arg, Command, count, quoted};
 
@@ -116,14 +116,34 @@ impl From<RotateError> for CommandError {
             RotateError::Fleet(error) => error.into(),
             RotateError::Interrupted(interrupted) => half_rotated(*interrupted),
             RotateError::HostsWait(ref provider, ref hosts) => {
-                let names: Vec<_> = hosts.iter().map(|name| quoted(name)).collect();
-                Self::refused(format!("{error}: {} wait", names.join(", "))).with_hint(format!(
+                let waiting = waiting(hosts, quoted).join(", ");
+                Self::refused(format!("{error}: {waiting} wait")).with_hint(format!(
                     "nothing was re-wrapped; run it again, or do not wait for a host: {} --without HOST",
                     Command::ProviderRotate(provider.arg())
                 ))
             }
         }
     }
+}
+
+/// The hosts that are waited for, as `say` says their names.
+pub(crate) fn waiting(hosts: &[HostResult], say: impl Fn(&str) -> String) -> Vec<String> {
+    let waiting = hosts.iter().filter(|it| it.result == HostState::Waiting);
+    waiting.map(|it| host_among(it, hosts, &say)).collect()
+}
+
+/// A host by its name, as `say` says it; with its UUID where another one of these has the name, too.
+pub(crate) fn host_among(
+    host: &HostResult,
+    hosts: &[HostResult],
+    say: impl Fn(&str) -> String,
+) -> String {
+    let name = say(&host.name);
+    let mut others = hosts.iter().filter(|it| it.host != host.host);
+    if others.any(|it| it.name == host.name) {
+        return format!("{name} ({})", host.host);
+    }
+    name
 }
 
 /// A rotation that ended before all key references were re-wrapped.
@@ -190,7 +210,7 @@ impl From<FleetError> for CommandError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::ProviderUuid;
+    use crate::ids::{HostUuid, ProviderUuid};
     use crate::key::id::KeyId;
     use crate::manage::providers::ProviderRef;
     use crate::store::StoreError;
@@ -230,6 +250,30 @@ mod tests {
         assert!(
             !all.contains("rotate nkp-a"),
             "there would be another key: {all}"
+        );
+    }
+
+    #[test]
+    fn hosts_that_are_called_the_same_are_told_apart_by_their_uuids() {
+        let of = |byte, name: &str, result| HostResult {
+            host: HostUuid::from_bytes([byte; 16]),
+            name: name.to_owned(),
+            result,
+        };
+        let provider = ProviderRef {
+            name: "nkp-a".to_owned(),
+            uuid: ProviderUuid::random(),
+        };
+        let hosts = vec![
+            of(1, "host-a", HostState::Opened),
+            of(2, "host-a", HostState::Waiting),
+            of(3, "host-b", HostState::Waiting),
+        ];
+        let error = CommandError::from(RotateError::HostsWait(provider, hosts));
+        assert_eq!(
+            error.to_string(),
+            "not all hosts have opened the next key: \"host-a\" \
+             (02020202-0202-0202-0202-020202020202), \"host-b\" wait"
         );
     }
 

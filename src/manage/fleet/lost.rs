@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::connection::{FleetCommandError, connect, member};
 use super::round::{Follower, round};
-use super::status::{hosts, is_called};
+use super::status::{find_host, hosts};
 use super::tell;
 use crate::clock::Timestamp;
 use crate::fleet::claim::{Claim, HostClaim, PlacementClaim, Signed};
@@ -100,13 +100,7 @@ fn find(
         let placement = row.placement;
         known.entry(placement.host).or_insert(placement.host_name);
     }
-    let mut found = known
-        .into_iter()
-        .filter(|(host, name)| is_called(*host, name, text));
-    let first = found.next();
-    match (first, found.next()) {
-        (Some(first), None) => Ok(first),
-        (None, _) => Err(FleetCommandError::NoHost(text.to_owned())),
-        (Some(_), Some(_)) => Err(FleetCommandError::AmbiguousHost(text.to_owned())),
-    }
+    let uuid = find_host(&known, text)?;
+    let name = known.remove(&uuid).unwrap_or_default();
+    Ok((uuid, name))
 }

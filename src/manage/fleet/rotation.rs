@@ -4,6 +4,7 @@
 //! Before that nothing is wrapped with the next key; it is kept as one that only opens. A rotation that was
 //! interrupted goes on with the key that it has announced.
 
+use std::collections::BTreeSet;
 use std::thread;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use serde::Serialize;
 use super::announced::{Announced, kept_name};
 use super::connection::{FleetCommandError, connect, member};
 use super::round::{Follower, round};
-use super::status::{hosts, is_called, newest_reports};
+use super::status::{Hosts, find_host, hosts, newest_reports};
 use super::tell;
 use crate::clock::{Deadline, Timestamp};
 use crate::config::Config;
@@ -47,9 +48,9 @@ pub(crate) enum RotateError {
     /// It ended before all key references were re-wrapped.
     #[error("interrupted")]
     Interrupted(Box<InterruptedRotation>),
-    /// These hosts have not opened the next key.
+    /// Some of these hosts have not opened the next key.
     #[error("not all hosts have opened the next key")]
-    HostsWait(ProviderRef, Vec<String>),
+    HostsWait(ProviderRef, Vec<HostResult>),
 }
 
 impl<E: Into<SlotError>> From<E> for RotateError {
@@ -96,6 +97,7 @@ impl RotateError {
 /// Another host of the fleet, and whether it has the next key.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct HostResult {
+    pub(crate) host: HostUuid,
     pub(crate) name: String,
     pub(crate) result: HostState,
 }
@@ -145,22 +147,22 @@ pub(crate) fn change_key(
     let config = host.config()?;
     let mut follower = Follower::default();
     round(host, &mut follower, false).map_err(RotateError::Fleet)?;
+    // Once, before anything is announced: one that joins under such a name meanwhile is not meant.
+    let left_out = left_out(host, patience.without).map_err(RotateError::Fleet)?;
     let (provider, next) = announce(host, &config, text, weaker)?;
     round(host, &mut follower, false).map_err(RotateError::Fleet)?;
     let patience_over = patience.wait.unwrap_or(config.fleet.interval * 2);
     let deadline = Deadline::after(patience_over);
     let next_kek = Unlocker::new(&host.keyring()).kek(next, default_deadline())?;
     let hosts = loop {
-        let hosts = look(host, &config, &provider, &next_kek, patience.without);
+        let hosts = look(host, &config, &provider, &next_kek, &left_out);
         let hosts = hosts.map_err(RotateError::Fleet)?;
         let is_waiting = |it: &HostResult| it.result == HostState::Waiting;
         if !hosts.iter().any(is_waiting) {
             break hosts;
         }
         if deadline.has_passed() {
-            let waiting = hosts.into_iter().filter(is_waiting);
-            let names = waiting.map(|it| it.name).collect();
-            return Err(RotateError::HostsWait((&provider).into(), names));
+            return Err(RotateError::HostsWait((&provider).into(), hosts));
         }
         waits(&hosts);
         thread::sleep(LOOK_EVERY.min(deadline.remaining()));
@@ -271,31 +273,39 @@ fn say(
     push().map_err(RotateError::Fleet)
 }
 
+/// The hosts that are not waited for. Each text names one of them: a host that was installed again may be here twice under
+/// its name, and the one that runs must not be left out with the one that is gone.
+fn left_out(host: &Host, without: &[String]) -> Result<BTreeSet<HostUuid>, FleetCommandError> {
+    let (store, own) = member(host, Access::Read)?;
+    let mut others = hosts(&store)?;
+    others.remove(&own.host);
+    let this: Hosts = [(own.host, own.name)].into();
+    let each = without.iter().map(|text| {
+        // This host itself is never waited for: to name it changes nothing.
+        find_host(&others, text).or_else(|error| match error {
+            FleetCommandError::NoHost(_) => find_host(&this, text),
+            other => Err(other),
+        })
+    });
+    each.collect()
+}
+
 /// The other hosts, and whether they have the next key: that they prove with it.
 fn look(
     host: &Host,
     config: &Config,
     provider: &Provider,
     next: &Kek,
-    without: &[String],
+    left_out: &BTreeSet<HostUuid>,
 ) -> Result<Vec<HostResult>, FleetCommandError> {
     let (store, own) = member(host, Access::Read)?;
     let known = hosts(&store)?;
     let reports = newest_reports(&mut connect(config)?, &known)?;
-    for text in without {
-        if !known
-            .iter()
-            .any(|(uuid, name)| is_called(*uuid, name, text))
-        {
-            return Err(FleetCommandError::NoHost(text.clone()));
-        }
-    }
     let others = known.into_iter().filter(|(uuid, _)| *uuid != own.host);
     let result = |(uuid, name): (HostUuid, String)| {
         let said = reports.get(&uuid).map(Vec::as_slice).unwrap_or_default();
         let present = provider.key_id.to_string();
-        let is_left_out = without.iter().any(|text| is_called(uuid, &name, text));
-        let result = if is_left_out {
+        let result = if left_out.contains(&uuid) {
             HostState::LeftOut
         } else {
             match said.first() {
@@ -304,10 +314,14 @@ fn look(
                 _ => HostState::Waiting,
             }
         };
-        HostResult { name, result }
+        HostResult {
+            host: uuid,
+            name,
+            result,
+        }
     };
     let mut hosts: Vec<_> = others.map(result).collect();
-    hosts.sort_by(|one, other| one.name.cmp(&other.name));
+    hosts.sort_by(|one, other| (&one.name, one.host).cmp(&(&other.name, other.host)));
     Ok(hosts)
 }
 

@@ -176,7 +176,17 @@ pub(super) fn hosts(store: &Store) -> Result<Hosts, StoreError> {
     Ok(present.map(|said| (said.host, said.name)).collect())
 }
 
-/// Whether a text names a host: by its name or its UUID.
-pub(super) fn is_called(host: HostUuid, name: &str, text: &str) -> bool {
-    name == text || HostUuid::parse(text) == Ok(host)
+/// The one of these hosts that a text names: by its UUID, or by a name that no other one has. A UUID comes first: whoever
+/// names a host chooses no other one for it.
+pub(super) fn find_host(known: &Hosts, text: &str) -> Result<HostUuid, FleetCommandError> {
+    let by_uuid = HostUuid::parse(text).ok();
+    if let Some(uuid) = by_uuid.filter(|uuid| known.contains_key(uuid)) {
+        return Ok(uuid);
+    }
+    let mut called = known.iter().filter(|(_, name)| *name == text);
+    match (called.next(), called.next()) {
+        (Some((uuid, _)), None) => Ok(*uuid),
+        (None, _) => Err(FleetCommandError::NoHost(text.to_owned())),
+        (Some(_), Some(_)) => Err(FleetCommandError::AmbiguousHost(text.to_owned())),
+    }
 }

@@ -6,6 +6,7 @@ use super::weaker_seal;
 use crate::cli::context::Context;
 use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
+use crate::cli::ui::fleet;
 use crate::cli::ui::printer::Printer;
 use crate::cli::ui::progress::Progress;
 use crate::cli::ui::table::table;
@@ -35,8 +36,7 @@ pub(super) fn run(
     };
     let mut waiting = None;
     let mut waits = |hosts: &[HostResult]| {
-        let of = hosts.iter().filter(|it| it.result == HostState::Waiting);
-        let names: Vec<_> = of.map(|it| it.name.as_str()).collect();
+        let names = fleet::waiting(hosts, str::to_owned);
         let bar = waiting.get_or_insert_with(|| Progress::waiting("waiting for other hosts"));
         bar.at(&names.join(", "));
     };
@@ -109,7 +109,7 @@ impl Answer for RotatedProvider {
     fn notes(&self) -> Vec<String> {
         let arg = || self.provider.arg();
         let mut notes: Vec<_> = self.unusable.iter().map(unusable).collect();
-        notes.extend(self.hosts.iter().filter_map(left_out));
+        notes.extend(left_out(&self.hosts));
         notes.extend(
             self.not_told
                 .iter()
@@ -177,10 +177,11 @@ fn previous_key(kept: &PreviousKey) -> String {
     )
 }
 
-/// What an administrator has to know of a host that was not waited for.
-fn left_out(host: &HostResult) -> Option<String> {
-    let name = quoted(&host.name);
-    (host.result == HostState::LeftOut).then(|| {
+/// What an administrator has to know of the hosts that were not waited for.
+fn left_out(hosts: &[HostResult]) -> impl Iterator<Item = String> + '_ {
+    let left_out = |it: &&HostResult| it.result == HostState::LeftOut;
+    hosts.iter().filter(left_out).map(|host| {
+        let name = fleet::host_among(host, hosts, quoted);
         format!("host {name} was not waited for: it goes on with the previous key until it opens the new one")
     })
 }
