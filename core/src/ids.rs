@@ -11,6 +11,15 @@ use crate::domain::MAX_KEYS;
 #[error("\"{0}\" is not a UUID")]
 pub struct UuidError(pub String);
 
+/// Whether a name could be read as a UUID, by this program or by libvirt, which takes dashes between any two bytes. Wherever
+/// they are, it is no name that anybody needs.
+#[must_use]
+pub fn is_like_a_uuid(name: &str) -> bool {
+    let mut digits = name.trim().chars().filter(|&c| c != '-');
+    let is_hex = digits.by_ref().take(32).filter(char::is_ascii_hexdigit);
+    is_hex.count() == 32 && digits.next().is_none()
+}
+
 macro_rules! uuid_type {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -18,8 +27,8 @@ macro_rules! uuid_type {
         pub struct $name(uuid::Uuid);
 
         impl $name {
-            /// Reads a UUID in any spelling that libvirt takes: upper or lower case, with or
-            /// without dashes, with white space around it.
+            /// Reads a UUID in the spellings that people and programs write: upper or lower case,
+            /// with or without dashes, with white space around it.
             pub fn parse(text: &str) -> Result<Self, UuidError> {
                 // The lengths leave out the forms `urn:uuid:…` and `{…}`.
                 Some(text.trim())
@@ -129,5 +138,35 @@ impl KeyRefId {
 impl fmt::Display for KeyRefId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_is_read_as_a_uuid_anywhere_is_like_one() {
+        for name in [
+            "6695eb01-f6a4-8304-79aa-97f2502e193f",
+            "6695EB01F6A4830479AA97F2502E193F",
+            " 6695eb01-f6a4-8304-79aa-97f2502e193f\n",
+            "6695eb01f6a48304-79-aa-97f2-502e193f",
+            "-6695eb01f6a4830479aa97f2502e19--3f-",
+        ] {
+            assert!(is_like_a_uuid(name), "{name:?}");
+        }
+        for name in [
+            "",
+            "----",
+            "vm1",
+            "6695eb01-f6a4-8304-79aa-97f2502e193",
+            "6695eb01-f6a4-8304-79aa-97f2502e193f0",
+            "6695eb01-f6a4-8304-79aa-97f2502e193g",
+            "vm-6695eb01-f6a4-8304-79aa-97f2502e193f",
+            "6695eb01 f6a4 8304 79aa 97f2502e193f",
+        ] {
+            assert!(!is_like_a_uuid(name), "{name:?}");
+        }
     }
 }

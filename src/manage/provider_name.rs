@@ -1,6 +1,6 @@
 //! What a provider may be called.
 
-use crate::ids::ProviderUuid;
+use crate::ids::is_like_a_uuid;
 use crate::messages::misleads;
 
 /// The longest name, in characters.
@@ -40,7 +40,7 @@ pub(super) fn problem(name: &str) -> Option<BadName> {
     } else if name.chars().any(is_invisible) {
         Some(BadName::Invisible)
     } else {
-        ProviderUuid::parse(name).ok().map(|_| BadName::LikeAUuid)
+        is_like_a_uuid(name).then_some(BadName::LikeAUuid)
     }
 }
 
@@ -70,6 +70,7 @@ mod tests {
             ("a\u{202e}b", BadName::Invisible),
             ("11111111-2222-3333-4444-555555555555", BadName::LikeAUuid),
             ("11111111222233334444555555555555", BadName::LikeAUuid),
+            ("1111111122223333-44-44-5555-55555555", BadName::LikeAUuid),
         ] {
             assert_eq!(problem(name), Some(why), "{name:?}");
         }

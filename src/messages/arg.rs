@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::{Named, misleads};
 use crate::domain::Domain;
-use crate::ids::{DomainUuid, HostUuid, KeyRefId, ProviderUuid, SecretUuid};
+use crate::ids::{DomainUuid, HostUuid, KeyRefId, ProviderUuid, SecretUuid, is_like_a_uuid};
 use crate::verdict::code;
 use crate::verdict::facts;
 
@@ -243,14 +243,14 @@ impl<K> fmt::Display for Arg<K> {
     }
 }
 
-/// Whether a name on a command line is read as that name: not as an option or a UUID, and without
-/// characters that are lost on the way over a screen.
+/// Whether a name on a command line is read as that name: not as an option or a UUID (by virsh
+/// neither, which reads more spellings than this program), and without characters that are lost on the way over a screen.
 fn is_itself(name: &str) -> bool {
     !name.is_empty()
         && !name.starts_with('-')
         && name.trim() == name
         && !name.chars().any(misleads)
-        && ProviderUuid::parse(name).is_err()
+        && !is_like_a_uuid(name)
 }
 
 /// A text as one word for a shell.

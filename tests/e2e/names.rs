@@ -86,7 +86,14 @@ fn a_guest_that_is_named_after_another_one_turns_no_hint_against_it() {
 fn a_name_that_would_be_read_as_something_else_is_not_used_in_hints() {
     let host = Host::new();
     host.create_provider("nkp-a");
-    for name in ["-f", "7", "ev\u{202e}il", "a\u{200b}b"] {
+    // The last one is a UUID to virsh, which takes dashes between any two bytes.
+    for name in [
+        "-f",
+        "7",
+        "ev\u{202e}il",
+        "a\u{200b}b",
+        "6695eb01f6a48304-79-aa-97f2-502e193f",
+    ] {
         let guest = lost_guest(&host, name);
         let refused = start(&host, &guest);
         let hint = format!("vtpm-guard reset {}", guest.uuid);

@@ -31,6 +31,8 @@ fn a_name_that_would_be_read_as_something_else_gives_way_to_the_uuid() {
         "vm1 ",
         "11111111-2222-4333-8444-00000000000a",
         "1111111122224333844400000000000A",
+        // virsh reads that as a UUID.
+        "1111111122224333-84-44-0000-0000000a",
         "a\nb",
         "a\u{1b}[31m",
         "a\u{9b}b",
