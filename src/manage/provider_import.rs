@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::fleet;
 use super::host::{Host, default_deadline};
+use super::name::BadName;
 use super::provider_list::SealState;
-use super::provider_name::BadName;
 use super::providers::{ProviderError, ProvidersLock, check_name};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, ProviderUuid};

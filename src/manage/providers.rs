@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::host::{Host, HostError, default_deadline};
-use super::provider_name::{self, BadName};
+use super::name::{self, BadName};
 use crate::clock::Deadline;
 use crate::host::lock::lock;
 use crate::host::path_error::PathError;
@@ -171,7 +171,7 @@ impl ProvidersLock {
 
 /// Checks the name of a provider to be.
 pub(super) fn check_name(name: &str) -> Result<(), ProviderError> {
-    match provider_name::problem(name) {
+    match name::problem(name) {
         None => Ok(()),
         Some(why) => Err(ProviderError::BadName(name.to_owned(), why)),
     }

@@ -40,6 +40,7 @@ use zeroize::Zeroizing;
 
 use self::text::Cost;
 pub use self::text::Header;
+pub(crate) use self::text::MAX_NAME;
 use super::passphrase::Passphrase;
 use crate::clock::Timestamp;
 use crate::host::atomic;

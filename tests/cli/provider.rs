@@ -97,7 +97,14 @@ fn a_name_that_is_taken_is_refused_and_leaves_no_key_behind() {
 #[test]
 fn what_cannot_be_a_name_is_refused_before_anything_is_made() {
     let host = Host::new();
-    for name in ["", "a/b", "two\nlines", VM1, &"x".repeat(65)] {
+    for name in [
+        "",
+        "a/b",
+        "two\nlines",
+        VM1,
+        &"x".repeat(65),
+        &"🔑".repeat(64),
+    ] {
         host.run(&["provider", "create", name])
             .ends_with(2)
             .saying("cannot be a provider's name");

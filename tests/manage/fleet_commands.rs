@@ -77,6 +77,21 @@ fn a_host_that_cannot_reach_the_store_does_not_join() {
     assert!(membership(&one).is_none());
 }
 
+#[test]
+fn a_host_is_called_something_that_people_can_read_and_type() {
+    let store = SharedStore::new();
+    let (one, other) = (Fixture::new(), store.host("other"));
+    store.configure(&one, "");
+    let uuid = membership(&other).unwrap().host.to_string();
+    for name in [&uuid, "", " one", "a\nb", "a\u{202e}b", "--force"] {
+        let refused = join(&one.host, Some(name)).unwrap_err();
+        let is_bad = matches!(&refused, FleetCommandError::BadName(said, _) if said == name);
+        assert!(is_bad, "{refused:?}");
+    }
+    assert!(membership(&one).is_none());
+    assert_eq!(store.conversations(), 0, "nobody was asked");
+}
+
 /// The names of the hosts that are there, as the shared store knows them.
 fn present(store: &SharedStore) -> Vec<String> {
     let mut newest = BTreeMap::new();

@@ -12,10 +12,10 @@ use crate::key::dek::Dek;
 use crate::keyring::WeakerSeal;
 use crate::manage::fleet::kept_name;
 use crate::manage::host::{HostError, default_deadline};
+use crate::manage::name::BadName;
 use crate::manage::provider_import::{
     ImportAction, ImportError, ImportProvider, ImportedProvider, import,
 };
-use crate::manage::provider_name::BadName;
 use crate::manage::providers::ProviderError;
 use crate::recovery::file::{RecoveryError, RecoveryFile};
 use crate::store::{KnownFact, NewProvider};

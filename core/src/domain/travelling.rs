@@ -140,8 +140,9 @@ impl TravellingKeys {
         let mut xml = format!("<{prefix}vtpm{namespace}{}>\n", domain.unwrap_or_default());
         for key in &self.keys {
             let generation = key.wrapped_dek.generation().unwrap_or_default();
-            // XML has no way to write a control character.
-            let provider = key.provider.replace(char::is_control, " ");
+            // XML has no way to write a control character, and none for these two.
+            let unwritable = |c: char| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}');
+            let provider = key.provider.replace(unwritable, " ");
             let text = Base64::encode_string(key.wrapped_dek.as_bytes());
             let _ = writeln!(
                 xml,

@@ -1,6 +1,7 @@
 //! What is said of a fleet: errors, and what an exchange did.
 
 use super::error::CommandError;
+use super::provider_errors::bad_name_of;
 use crate::fleet::{FleetError, Trouble};
 use crate::manage::fleet::rotation::{HostResult, HostState, InterruptedRotation, RotateError};
 use crate::manage::fleet::{FleetCommandError, FleetRound, OpenedKey};
@@ -96,6 +97,8 @@ impl From<FleetCommandError> for CommandError {
                 "it wraps new keys under that name; to rename it: {}",
                 Command::ProviderRename(Arg::provider_named(other), Arg::NEW)
             )),
+            FleetCommandError::BadName(ref name, why) => bad_name_of("a host", name, why)
+                .with_hint(format!("give it another one: {} --name NAME", Command::FleetJoin)),
             FleetCommandError::NotOpened(ref name, ref why) => {
                 let mut message = format!("provider {}: {error}", quoted(name));
                 if !why.is_empty() {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::error::CommandError;
 use crate::host::trusted::Reason;
-use crate::manage::provider_name::BadName;
+use crate::manage::name::BadName;
 use crate::manage::providers::ProviderError;
 use crate::messages::{Arg, Command, quoted};
 use crate::recovery::file::RecoveryError;
@@ -65,19 +65,23 @@ pub(crate) fn accept(owner: &str) -> String {
 
 /// What is wrong with a name for a provider.
 pub(crate) fn bad_name(name: &str, why: BadName) -> CommandError {
+    bad_name_of("a provider", name, why)
+}
+
+/// What is wrong with a name for this.
+pub(super) fn bad_name_of(what: &str, name: &str, why: BadName) -> CommandError {
     let why = match why {
         BadName::Empty => "is empty",
         BadName::TooLong => "is longer than 64 characters",
+        BadName::TooManyBytes => "is longer than 246 bytes",
         BadName::OuterSpace => "begins or ends with white space",
         BadName::LikeAnOption => "begins with \"-\", as options do",
         BadName::Slash => "contains \"/\"",
         BadName::Invisible => "contains characters that cannot be seen",
         BadName::LikeAUuid => "looks like a UUID",
     };
-    CommandError::usage(format!(
-        "{} cannot be a provider's name: it {why}",
-        quoted(name)
-    ))
+    let name = quoted(name);
+    CommandError::usage(format!("{name} cannot be {what}'s name: it {why}"))
 }
 
 /// What is wrong with the backup that is to be restored, or with restoring it. The store of

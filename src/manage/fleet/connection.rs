@@ -7,6 +7,7 @@ use crate::clock::Deadline;
 use crate::config::{Config, StoreAddress};
 use crate::fleet::{Client, FleetError};
 use crate::manage::host::{Host, HostError};
+use crate::manage::name::BadName;
 use crate::manage::providers::ProviderError;
 use crate::manage::sync::SyncError;
 use crate::store::{Access, Membership, Store, StoreError};
@@ -41,6 +42,9 @@ pub(crate) enum FleetCommandError {
     /// Several keys were announced under that name.
     #[error("several keys were announced under that name")]
     AmbiguousKey(String, Vec<crate::key::id::KeyId>),
+    /// A host cannot be called so, and why.
+    #[error("not a name for a host")]
+    BadName(String, BadName),
     /// The announced key does not open here, and why.
     #[error("its key does not open on this host")]
     NotOpened(String, Vec<String>),

@@ -10,6 +10,7 @@ use super::status::hosts;
 use crate::clock::Timestamp;
 use crate::ids::HostUuid;
 use crate::manage::host::{Host, default_deadline};
+use crate::manage::name;
 use crate::manage::providers::ProviderRef;
 use crate::store::Access;
 use crate::verdict::facts::Provider;
@@ -34,9 +35,13 @@ pub(crate) struct Joined {
 /// Joins the fleet of the configuration, under this name or that of the machine. Joining again is harmless.
 pub(crate) fn join(host: &Host, name: Option<&str>) -> Result<Joined, FleetCommandError> {
     let config = host.config()?;
+    let name = name.map_or_else(host_name, str::to_owned);
+    // Other hosts show the name, and administrators type it.
+    if let Some(why) = name::problem(&name) {
+        return Err(FleetCommandError::BadName(name, why));
+    }
     // Before anything is changed here: whether it is a shared store, and lets this host in.
     let server = connect(&config)?.status(default_deadline())?.server;
-    let name = name.map_or_else(host_name, str::to_owned);
     let store = host.store(Access::Create)?;
     let mut store = store.ok_or(FleetCommandError::NoMember)?;
     let uuid = store.join_fleet(&name, Timestamp::now())?;
@@ -67,7 +72,8 @@ pub(crate) fn to_accept(providers: &[Provider]) -> Vec<ProviderRef> {
 
 /// The machine's name.
 fn host_name() -> String {
-    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = fs::read("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = String::from_utf8_lossy(&name);
     let name = name.trim();
     if name.is_empty() { "localhost" } else { name }.to_owned()
 }

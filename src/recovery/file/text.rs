@@ -15,7 +15,7 @@ const KEY: &str = "Key: ";
 const CHECKSUM: &str = "Checksum: ";
 
 /// The longest name of a provider in a file, in bytes.
-const MAX_NAME: usize = 255;
+pub(crate) const MAX_NAME: usize = 255;
 
 /// What a recovery file says in clear.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -47,6 +47,16 @@ fn what_is_written_is_read_again() {
 }
 
 #[test]
+fn what_no_xml_may_have_is_left_out_of_a_providers_name() {
+    let name = "a\u{0}b\nc\u{85}d\u{fffe}e\u{ffff}f\u{fffd}g";
+    let written = keys(vec![key(b"one", name)]);
+    let shown = " provider='a b c d e f\u{fffd}g'";
+    for xml in [written.to_xml(), written.for_libvirt()] {
+        assert!(xml.contains(shown), "{xml:?}");
+    }
+}
+
+#[test]
 fn what_libvirt_returns_without_prefix_and_namespace_is_read() {
     let written = keys(vec![key(b"one", "nkp-a"), key(b"two", "a 'b' <&>")]);
     let returned = format!("{}\n", written.for_libvirt());
