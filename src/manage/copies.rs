@@ -1,5 +1,6 @@
 //! The saved copies of a guest's TPM state, and what each of them is good for.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,6 +21,33 @@ use crate::verdict::facts::{References, Travelling, Trial};
 
 /// How long the fleet's store may take to answer a command of a person, who waits longer than a start does.
 const ASKED_BY_A_PERSON: Duration = Duration::from_secs(10);
+
+/// How many digits name a copy. Whoever types fewer may mean another one, and a state that is restored or dropped by
+/// mistake is an older TPM, or none.
+const LEAST_DIGITS: usize = 4;
+
+/// What the first digits of a copy name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NamedCopy {
+    /// No copy.
+    None,
+    /// One: the same bytes here and in the fleet's store are one.
+    One,
+    /// Several, or so few digits that they may be meant for another one.
+    Ambiguous,
+}
+
+impl NamedCopy {
+    /// What these digits name, where all these copies begin with them.
+    pub(super) fn of<'a>(digits: &str, found: impl Iterator<Item = &'a JudgedCopy>) -> Self {
+        let states: BTreeSet<_> = found.map(|copy| copy.sha256.as_str()).collect();
+        match states.len() {
+            0 => Self::None,
+            1 if digits.len() >= LEAST_DIGITS => Self::One,
+            _ => Self::Ambiguous,
+        }
+    }
+}
 
 /// A saved copy, and whether it is of any use.
 #[derive(Debug, Serialize)]

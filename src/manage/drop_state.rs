@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use super::copies::JudgedCopy;
+use super::copies::{JudgedCopy, NamedCopy};
 use super::guests::{GuestError, GuestRef};
 use super::host::{Host, HostError, default_deadline};
 use super::keys::not_opened;
@@ -17,9 +17,6 @@ use crate::store::{Access, Event, Origin, Store};
 use crate::swtpm::StateFile;
 use crate::tpm_copies::{self, CopyError, CopyStore};
 use crate::verdict::facts::{KeyRef, References, Trial};
-
-/// How many digits of a copy's SHA-256 name it.
-const LEAST_DIGITS: usize = 4;
 
 /// What `state drop` did.
 #[derive(Debug, Serialize)]
@@ -149,10 +146,10 @@ fn choose(
 ) -> Result<(Vec<JudgedCopy>, Vec<JudgedCopy>), DropStateError> {
     for digits in named {
         let is_it = |judged: &&JudgedCopy| judged.sha256.starts_with(digits.as_str());
-        match copies.iter().filter(is_it).count() {
-            0 => return Err(DropStateError::NoSuchCopy(digits.clone())),
-            1 if digits.len() >= LEAST_DIGITS => {}
-            _ => return Err(DropStateError::Ambiguous(digits.clone())),
+        match NamedCopy::of(digits, copies.iter().filter(is_it)) {
+            NamedCopy::None => return Err(DropStateError::NoSuchCopy(digits.clone())),
+            NamedCopy::One => {}
+            NamedCopy::Ambiguous => return Err(DropStateError::Ambiguous(digits.clone())),
         }
     }
     let is_chosen = |judged: &JudgedCopy| {

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use serde::Serialize;
 
-use super::copies::{Copies, JudgedCopy, ShownCopies};
+use super::copies::{Copies, JudgedCopy, NamedCopy, ShownCopies};
 use super::guests::{GuestError, GuestRef};
 use super::host::{Host, default_deadline};
 use crate::tpm_copies::{CopyError, CopyRestored, RestoreError, restore_copy, sort_latest_first};
@@ -39,6 +39,9 @@ pub(crate) enum CopiesError {
     /// None is named so.
     #[error("no such copy: {1}")]
     NoSuchCopy(GuestRef, String),
+    /// Several are, or it has too few digits.
+    #[error("several copies: {1}")]
+    Ambiguous(GuestRef, String),
     /// The guest runs: it has its state.
     #[error("running")]
     Running(GuestRef),
@@ -79,6 +82,10 @@ pub(crate) fn restore(
             let id = id.map(|id| id.to_string()).unwrap_or_default();
             copy.sha256.starts_with(digits) || id.starts_with(digits)
         });
+        let found = copies.iter().map(|(_, copy)| copy);
+        if NamedCopy::of(digits, found) == NamedCopy::Ambiguous {
+            return Err(CopiesError::Ambiguous(guest, digits.to_owned()));
+        }
     }
     let worth = |judged: &JudgedCopy| (judged.opened, judged.copy.is_available());
     sort_latest_first(&mut copies, |(_, judged)| &judged.copy);

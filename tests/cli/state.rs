@@ -191,6 +191,25 @@ fn reset_sets_copies_aside_and_destroys_none() {
 }
 
 #[test]
+fn a_copy_that_is_named_is_restored_only_if_no_other_one_may_be_meant() {
+    let host = host_with_copies();
+    let later = [3, 3, 0, 10, 0, 0, 0, 0, 0, 11, 1];
+    host.keep_state(VM1, "vm1", &later, CopyReason::Start);
+    let copies = host.json(&["state", "show", VM1])["copies"].clone();
+    let sha256 = |at: usize| copies[at]["sha256"].as_str().unwrap().to_owned();
+    let restore = |digits: &str| host.run(&["state", "restore", VM1, "--copy", digits]);
+    for digits in ["", &sha256(0)[..3], &sha256(1)[..1]] {
+        let words = "names more than one copy, or has too few digits";
+        restore(digits).ends_with(2).saying(words);
+        assert!(!host.place(VM1).exists(), "{digits:?}");
+    }
+    restore("0123456789").ends_with(2).saying("not found");
+    assert_eq!(copies[1]["opened"], true);
+    restore(&sha256(1)[..4]).succeeds();
+    assert_eq!(fs::read(host.place(VM1)).unwrap(), STATE);
+}
+
+#[test]
 fn a_copy_is_dropped_unless_it_is_all_that_a_used_key_opens() {
     let host = host_with_copies();
     host.run(&["state", "drop", VM1])

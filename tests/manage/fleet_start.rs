@@ -24,6 +24,7 @@ use crate::manage::restore_state::{CopiesError, restore};
 use crate::manage::unknown_guests;
 use crate::messages::outcome_json;
 use crate::store::{Merge, NewProvider, Origin, previous_key_name};
+use crate::tpm_copies::CopyStore;
 use crate::verdict::Decision;
 use crate::verdict::outcome::Outcome;
 
@@ -524,6 +525,19 @@ fn a_person_restores_a_state_of_the_fleet_whatever_is_known_since() {
     assert_eq!(done.copy.occasion, "fleet");
     assert!(fs::read(second.state_file(guest)).unwrap() == data);
     assert!(!restore(&second.host, "vm1", None).unwrap().changed);
+    // The same bytes here and there are one state.
+    second.save_copy(guest);
+    let here = restore(&second.host, "vm1", Some(&done.copy.sha256[..4]));
+    assert!(!here.unwrap().changed);
+    for few in ["", &id[..3]] {
+        let ambiguous = restore(&second.host, "vm1", Some(few));
+        assert!(
+            matches!(ambiguous, Err(CopiesError::Ambiguous(..))),
+            "{ambiguous:?}"
+        );
+    }
+    let copies = CopyStore::of(second.host.state_dir(), guest.uuid);
+    copies.remove().unwrap();
     let silent = FleetStore::refusing("no route");
     silent.configure(second, "");
     for is_down in [false, true] {

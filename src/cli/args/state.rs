@@ -25,7 +25,7 @@ pub enum State {
     Restore {
         /// Guest name or UUID.
         domain: String,
-        /// This copy: first digits of its SHA-256 (see `state show`), or of its ID in the fleet's store.
+        /// This copy: first digits of its SHA-256 (see `state show`), or of its ID in the fleet's store; four at least.
         #[arg(long = "copy", value_name = "DIGITS")]
         copy: Option<String>,
     },
@@ -45,7 +45,7 @@ pub enum State {
     Drop {
         /// Guest name or UUID.
         domain: String,
-        /// Only this copy: first digits of its SHA-256, see `state show` (repeatable).
+        /// Only this copy: first digits of its SHA-256, four at least, see `state show` (repeatable).
         #[arg(long = "copy", value_name = "SHA256")]
         copies: Vec<String>,
         /// Remove them even if the guest's TPM is lost with them.

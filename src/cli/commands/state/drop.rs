@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::no_copies;
+use super::{ambiguous_copy, no_copies};
 use crate::cli::context::Context;
 use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
@@ -53,11 +53,7 @@ impl From<DropStateError> for CommandError {
             DropStateError::NoSuchCopy(digits) => {
                 Self::usage(format!("copy {} not found", quoted(&digits))).with_hint(name_it())
             }
-            DropStateError::Ambiguous(digits) => Self::usage(format!(
-                "{} names more than one copy, or has too few digits",
-                quoted(&digits)
-            ))
-            .with_hint(name_it()),
+            DropStateError::Ambiguous(digits) => ambiguous_copy(&digits).with_hint(name_it()),
             DropStateError::Needed(guest, copies, untried) => {
                 let these = if copies == 1 {
                     "this copy"

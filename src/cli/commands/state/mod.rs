@@ -18,7 +18,7 @@ use crate::cli::ui::error::CommandError;
 use crate::cli::ui::host_errors::trusted_files;
 use crate::manage::copies::JudgedCopy;
 use crate::manage::guests::GuestRef;
-use crate::messages::Command;
+use crate::messages::{Command, quoted};
 use crate::swtpm::StateFile;
 use crate::tpm_copies::CopyError;
 
@@ -67,4 +67,12 @@ impl From<CopyError> for CommandError {
             _ => Self::failed(error),
         }
     }
+}
+
+/// The first digits of a copy's SHA-256 or ID may be meant for another one.
+fn ambiguous_copy(digits: &str) -> CommandError {
+    CommandError::usage(format!(
+        "{} names more than one copy, or has too few digits",
+        quoted(digits)
+    ))
 }

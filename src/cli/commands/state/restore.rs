@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind};
 
-use super::no_copies;
+use super::{ambiguous_copy, no_copies};
 use crate::cli::context::Context;
 use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
@@ -51,6 +51,10 @@ impl Answer for RestoredState {
 
 impl From<CopiesError> for CommandError {
     fn from(error: CopiesError) -> Self {
+        let list = |guest: GuestRef| {
+            let show = Command::StateShow(guest.arg);
+            format!("list them: {show}; {}", Command::StateListFleet)
+        };
         match error {
             CopiesError::Guest(error) => error.into(),
             CopiesError::None(guest) => no_copies(&guest),
@@ -59,12 +63,9 @@ impl From<CopiesError> for CommandError {
                 guest.label()
             )),
             CopiesError::NoSuchCopy(guest, digits) => {
-                Self::usage(format!("copy {} not found", quoted(&digits))).with_hint(format!(
-                    "list them: {}; {}",
-                    Command::StateShow(guest.arg),
-                    Command::StateListFleet
-                ))
+                Self::usage(format!("copy {} not found", quoted(&digits))).with_hint(list(guest))
             }
+            CopiesError::Ambiguous(guest, digits) => ambiguous_copy(&digits).with_hint(list(guest)),
             CopiesError::Running(guest) => Self::refused(format!("{} is running", guest.label()))
                 .with_hint(format!(
                     "stop it first: {}",
