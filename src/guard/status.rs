@@ -6,6 +6,7 @@ use std::io::Read;
 
 use super::context::Guard;
 use crate::domain::Domain;
+use crate::host::text;
 
 /// How much of a status file is read, in bytes. The job is near its beginning.
 const STATUS_LIMIT: u64 = 1024 * 1024;
@@ -43,10 +44,14 @@ fn status(guard: &Guard, domain: &Domain) -> Option<String> {
         .libvirt
         .running()
         .join(format!("{}.xml", domain.name));
-    let mut status = String::new();
-    let file = File::open(path).ok()?;
-    file.take(STATUS_LIMIT).read_to_string(&mut status).ok()?;
-    Some(status)
+    beginning(File::open(path).ok()?)
+}
+
+/// The beginning of a status file. Where it is cut, that may be within a character.
+fn beginning(file: impl Read) -> Option<String> {
+    let mut status = Vec::new();
+    file.take(STATUS_LIMIT).read_to_end(&mut status).ok()?;
+    Some(text::lossy(status))
 }
 
 /// Returns whether the guest has a status file: it runs. At `prepare` there is none yet.
@@ -91,6 +96,19 @@ fn job(status: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_status_file_that_is_cut_within_a_character_says_what_it_says() {
+        let begins = "<domstatus state='paused'>\n  <job type='none' async='start' phase='none'/>";
+        let limit = usize::try_from(STATUS_LIMIT).unwrap_or(usize::MAX);
+        for longer in 0..4 {
+            let title = "🔑".repeat((limit - begins.len()) / 4 + 1);
+            let file = format!("{}{begins}{title}</domstatus>", " ".repeat(longer));
+            let found = beginning(file.as_bytes());
+            let progress = found.as_deref().and_then(progress_in);
+            assert_eq!(progress, Some(Progress::Starting), "{longer}");
+        }
+    }
 
     #[test]
     fn a_guest_whose_start_is_not_over_has_not_run() {

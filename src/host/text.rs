@@ -1,9 +1,24 @@
-//! Texts where there is room for some of it only.
+//! Texts: those of others, which may have any bytes, and those where there is room for some of it only.
 
 use std::borrow::Cow;
+use std::path::Path;
+use std::{fs, io};
 
 /// What stands for the rest.
 const REST: &str = "…";
+
+/// Reads a file that is text but for what somebody else wrote into it: one byte in another encoding, in the name of a
+/// user or a process, must not hide the rest. Such bytes become U+FFFD.
+pub fn read(path: &Path) -> io::Result<String> {
+    fs::read(path).map(lossy)
+}
+
+/// The same of bytes that were read.
+#[must_use]
+pub fn lossy(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+}
 
 /// Returns a text, or its beginning if it has more than so many bytes. What is cut says so.
 #[must_use]

@@ -1,10 +1,10 @@
 //! The users and groups of this host's own files. The C library would ask every service that
 //! `nsswitch.conf` names, and a statically linked hook could not load those.
 
-use std::fs;
 use std::path::Path;
 
 use crate::host::dirs::{GROUP, PASSWD};
+use crate::host::text;
 
 /// A user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +17,8 @@ pub struct User {
     pub groups: Vec<u32>,
 }
 
-/// The user of this name.
+/// The user of this name. Like the next one, `None` also if the groups are not known: a user who is taken for a member of
+/// none is said to be kept out where a group lets everybody in.
 #[must_use]
 pub fn by_name(name: &str) -> Option<User> {
     find(Path::new(PASSWD), Path::new(GROUP), |user| {
@@ -34,7 +35,7 @@ pub fn by_uid(uid: u32) -> Option<User> {
 /// The number of the group of this name.
 #[must_use]
 pub fn gid_of(group: &str) -> Option<u32> {
-    let groups = fs::read_to_string(GROUP).ok()?;
+    let groups = text::read(Path::new(GROUP)).ok()?;
     let mut groups = groups.lines().filter_map(|line| {
         let mut fields = line.split(':');
         (fields.next()? == group).then(|| fields.nth(1)?.parse().ok())?
@@ -45,13 +46,19 @@ pub fn gid_of(group: &str) -> Option<u32> {
 /// A user's name, for people; the number where there is no name.
 #[must_use]
 pub fn label(uid: u32) -> String {
-    by_uid(uid).map_or_else(|| format!("user {uid}"), |user| user.name)
+    let user = find_name(Path::new(PASSWD), |user| user.uid == uid);
+    user.map_or_else(|| format!("user {uid}"), |user| user.name)
+}
+
+/// The user of the first file whose name or number is wanted, with the primary group only.
+fn find_name(passwd: &Path, wanted: impl Fn(&User) -> bool) -> Option<User> {
+    let users = text::read(passwd).ok()?;
+    users.lines().filter_map(user).find(wanted)
 }
 
 fn find(passwd: &Path, group: &Path, wanted: impl Fn(&User) -> bool) -> Option<User> {
-    let users = fs::read_to_string(passwd).ok()?;
-    let mut user = users.lines().filter_map(user).find(wanted)?;
-    let groups = fs::read_to_string(group).unwrap_or_default();
+    let mut user = find_name(passwd, wanted)?;
+    let groups = text::read(group).ok()?;
     let further = groups.lines().filter_map(|line| {
         let mut fields = line.split(':');
         let gid: u32 = fields.nth(2)?.parse().ok()?;
@@ -75,6 +82,8 @@ fn user(line: &str) -> Option<User> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -98,5 +107,29 @@ mod tests {
             [0]
         );
         assert!(find(&passwd, &group, |user| user.name == "nobody").is_none());
+    }
+
+    #[test]
+    fn a_line_in_another_encoding_hides_no_other_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (passwd, group) = (dir.path().join("passwd"), dir.path().join("group"));
+        fs::write(
+            &passwd,
+            b"m:x:1000:1000:M\xfcller:/home/m:/bin/sh\ntss:x:107:115::/:/bin/false\n",
+        )
+        .unwrap();
+        fs::write(&group, b"b\xfcro:x:1001:m\nkvm:x:104:tss\n").unwrap();
+        let tss = find(&passwd, &group, |user| user.name == "tss").unwrap();
+        assert_eq!((tss.uid, &tss.groups[..]), (107, &[115, 104][..]));
+    }
+
+    #[test]
+    fn of_groups_that_cannot_be_read_a_user_is_not_a_member_of_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let (passwd, group) = (dir.path().join("passwd"), dir.path().join("group"));
+        fs::write(&passwd, "tss:x:107:115::/:/bin/false\n").unwrap();
+        let is_tss = |user: &User| user.name == "tss";
+        assert_eq!(find(&passwd, &group, is_tss), None);
+        assert_eq!(find_name(&passwd, is_tss).unwrap().uid, 107);
     }
 }

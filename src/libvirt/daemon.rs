@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::daemons::Daemons;
 use crate::host::dirs::{LibvirtDirs, PROC};
+use crate::host::text;
 
 /// The thread in which a daemon starts its drivers; it ends when clients are accepted
 /// (`daemonStateInit` in libvirt's `src/remote/remote_daemon.c`, 9.0 and 11.3).
@@ -108,7 +109,7 @@ struct Stat {
 impl Stat {
     /// Returns `None` if there is no such process.
     fn of(proc: &Path, pid: u32) -> Option<Self> {
-        let stat = fs::read_to_string(proc.join(pid.to_string()).join("stat")).ok()?;
+        let stat = text::read(&proc.join(pid.to_string()).join("stat")).ok()?;
         // The second field is a name in parentheses, with any characters.
         let (_, behind_name) = stat.rsplit_once(')')?;
         let mut fields = behind_name.split_whitespace();
@@ -176,7 +177,7 @@ fn is_one(process: &Path, daemon: &str) -> bool {
 /// the same name, and anybody may call a program so. The owner of `/proc/PID` does not tell: it is root
 /// wherever a process has forbidden its dumps (proc(5)).
 fn is_roots(process: &Path) -> bool {
-    let status = fs::read_to_string(process.join("status")).unwrap_or_default();
+    let status = text::read(&process.join("status")).unwrap_or_default();
     let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
     // Real, effective, saved, and that of its file accesses.
     ids.is_some_and(|ids| ids.split_whitespace().eq(["0"; 4]))
@@ -185,7 +186,7 @@ fn is_roots(process: &Path) -> bool {
 /// Returns whether a process has ended, but was not reaped by its parent: the third field of
 /// `/proc/PID/stat` (proc(5)).
 fn has_ended(process: &Path) -> bool {
-    let stat = fs::read_to_string(process.join("stat")).unwrap_or_default();
+    let stat = text::read(&process.join("stat")).unwrap_or_default();
     let state = stat.rsplit_once(')').and_then(|(_, behind_name)| {
         let mut words = behind_name.split_whitespace();
         words.next()
@@ -195,7 +196,7 @@ fn has_ended(process: &Path) -> bool {
 
 /// Returns the name of a process or a thread, which the kernel cuts to 15 bytes.
 fn name(task: &Path) -> Option<String> {
-    let comm = fs::read_to_string(task.join("comm")).ok()?;
+    let comm = text::read(&task.join("comm")).ok()?;
     Some(comm.trim_end().to_owned())
 }
 
@@ -292,6 +293,21 @@ mod tests {
             let proc = proc(&[(7, 5, "vtpm-guard-hook", &[]), (5, 1, name, threads)]);
             assert_eq!(starting_above(proc.path(), 7), starting, "{name}");
         }
+    }
+
+    #[test]
+    fn a_daemon_is_found_above_a_process_whose_name_is_in_another_encoding() {
+        let proc = proc(&[
+            (8, 7, "vtpm-guard-hook", &[]),
+            (7, 5, "hook", &[]),
+            (5, 1, "libvirtd", STARTING),
+        ]);
+        let fields = "1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 700 0 0";
+        let stat = [b"7 (pr\xfcfe) S 5 ", fields.as_bytes()].concat();
+        fs::write(proc.path().join("7/stat"), stat).unwrap();
+        fs::write(proc.path().join("7/comm"), b"pr\xfcfe\n").unwrap();
+        let found = starting_above(proc.path(), 8);
+        assert_eq!(found, Some(Daemons::Monolithic));
     }
 
     #[test]

@@ -27,6 +27,7 @@ use super::protocol::{Response, SecretRequest};
 use super::secrets::answer;
 use crate::clock::Deadline;
 use crate::host::dirs::LibvirtDirs;
+use crate::host::text;
 use crate::key::dek::Dek;
 
 /// The one URI whose daemon is asked without the helper.
@@ -131,11 +132,10 @@ fn socket(dirs: &LibvirtDirs) -> PathBuf {
 /// Returns whether libvirt's client chooses the socket by itself: `libvirt.conf` may say which
 /// (`remote_mode`). Anything that cannot be read is left to it.
 fn chooses_sockets_itself(config: &Path) -> bool {
-    let mut text = String::new();
-    let read = File::open(config.join("libvirt.conf"))
-        .and_then(|file| file.take(MAX_CONF as u64).read_to_string(&mut text));
-    match read {
-        Ok(_) => text.len() < MAX_CONF && !names_mode(&text),
+    let mut read = Vec::new();
+    let opened = File::open(config.join("libvirt.conf"));
+    match opened.and_then(|file| file.take(MAX_CONF as u64).read_to_end(&mut read)) {
+        Ok(_) => read.len() < MAX_CONF && !names_mode(&text::lossy(read)),
         Err(error) => error.kind() == std::io::ErrorKind::NotFound,
     }
 }

@@ -10,6 +10,7 @@ use crate::domain::{self, Domain, UnreadableDomain};
 use crate::host::dirs::LibvirtDirs;
 use crate::host::interrupted::read_dir;
 use crate::host::path_error::PathError;
+use crate::host::text;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::libvirt::files;
 
@@ -111,7 +112,7 @@ impl DefinitionFiles {
     }
 
     fn stopped_for_shutdown(&self) -> io::Result<BTreeSet<DomainUuid>> {
-        let list = match fs::read_to_string(self.0.stopped_for_shutdown()) {
+        let list = match text::read(&self.0.stopped_for_shutdown()) {
             Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
             list => list?,
         };
@@ -290,6 +291,14 @@ mod tests {
         let list = format!("default {} {}\nlxc:/// {}\n", uuid(4), uuid(2), uuid(9));
         fs::write(files.0.stopped_for_shutdown(), list).unwrap();
         assert_eq!(names(&files), ["vm2", "vm4"]);
+        // One line that nobody can read hides no other one.
+        let list = [
+            b"lxc:///\xfc x\n",
+            format!("default {}\n", uuid(4)).as_bytes(),
+        ]
+        .concat();
+        fs::write(files.0.stopped_for_shutdown(), list).unwrap();
+        assert_eq!(names(&files), ["vm4"]);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::fs::{self, File, Metadata};
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -23,6 +23,7 @@ use crate::host::bounded::Unanswered;
 use crate::host::crash;
 use crate::host::dirs::PROC;
 use crate::host::interrupted::{again, openat};
+use crate::host::text;
 
 pub(super) const LOCK: &str = ".lock";
 
@@ -139,7 +140,7 @@ fn holder(pid: i32) -> LockHolder {
     match pid {
         -1 => LockHolder::OpenFile,
         1.. => {
-            let name = fs::read_to_string(format!("{PROC}/{pid}/comm")).unwrap_or_default();
+            let name = text::read(Path::new(&format!("{PROC}/{pid}/comm"))).unwrap_or_default();
             let name = name.trim_end().to_owned();
             LockHolder::Process { pid, name }
         }

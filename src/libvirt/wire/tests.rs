@@ -484,6 +484,9 @@ fn a_configuration_that_names_a_socket_is_left_to_the_helper() {
         );
     }
     let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("libvirt.conf"), b"# f\xfcr alle\n").unwrap();
+    assert!(chooses_sockets_itself(root.path()));
+    fs::remove_file(root.path().join("libvirt.conf")).unwrap();
     fs::create_dir(root.path().join("libvirt.conf")).unwrap();
     assert!(!chooses_sockets_itself(root.path()));
     fs::remove_dir(root.path().join("libvirt.conf")).unwrap();

@@ -1,9 +1,9 @@
 //! Whether the libvirtd of a host runs `stage` before it starts.
 
-use std::fs;
 use std::path::Path;
 
 use crate::host::dirs::{UNIT_DIRS, UNSTAGE_UNIT};
+use crate::host::text;
 use crate::messages::Command;
 
 /// What this host's libvirtd lacks of the drop-in.
@@ -46,13 +46,15 @@ fn texts(drop_ins: &Path) -> Vec<String> {
             path.extension()
                 .is_some_and(|extension| extension == "conf")
         })
-        .filter_map(|path| fs::read_to_string(path).ok())
+        .filter_map(|path| text::read(&path).ok())
         .collect()
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const SHIPPED: &str =
@@ -80,6 +82,10 @@ mod tests {
             fs::write(dir.path().join(name), name).unwrap();
         }
         assert_eq!(texts(dir.path()), ["50-vtpm-guard.conf"]);
+        // Whoever wrote the comment had another encoding.
+        let shipped = [b"# f\xfcr alle\n", SHIPPED.as_bytes()].concat();
+        fs::write(dir.path().join("50-vtpm-guard.conf"), shipped).unwrap();
+        assert_eq!(lacking_in(&texts(dir.path())), None);
         assert_eq!(texts(&dir.path().join("missing")), [""; 0]);
     }
 }
