@@ -105,12 +105,17 @@ conformance!(Files);
 
 /// What becomes of a wrap by this command.
 fn wrap_by(command: &[&str]) -> Result<(), KmsError> {
+    wrap_with("vtpm", command)
+}
+
+/// The same, with a key of this name.
+fn wrap_with(key: &str, command: &[&str]) -> Result<(), KmsError> {
     let command = Setting::List(command.iter().map(|word| (*word).to_owned()).collect());
     let commands = [("wrap", command.clone()), ("unwrap", command)];
     let script = Script::around("exec");
     let section = section("exec", Duration::from_secs(2), &commands);
     let mut client = script.connect(&section)?;
-    let wrapped = client.wrap("vtpm", &Kek::generate().unwrap());
+    let wrapped = client.wrap(key, &Kek::generate().unwrap());
     drop(client);
     script.nothing_is_left();
     wrapped.map(|_| ())
@@ -163,4 +168,41 @@ fn what_is_wrong_with_a_command_is_said() {
     }
     let empty = wrap_by(&["/usr/bin/true"]).unwrap_err();
     assert!(matches!(empty, KmsError::Nonsense { .. }), "{empty:?}");
+}
+
+#[test]
+fn the_name_of_a_key_is_no_option_and_no_file_elsewhere() {
+    let whole = &["/usr/bin/tee", "{key}"][..];
+    let word = &["/usr/bin/sh", "-c", "cat; : {key}"][..];
+    let inside = &["/usr/bin/sh", "-c", "cat", "x", r#"{"thp":"{key}"}"#][..];
+    let none = &["/usr/bin/cat"][..];
+    for (key, command, words) in [
+        ("-a", whole, "may not begin with -"),
+        ("--output", whole, "may not begin with -"),
+        ("-a", word, "may not begin with -"),
+        ("/etc/shadow", whole, "may not begin with /"),
+        ("/etc/shadow", inside, "may not begin with /"),
+        ("..", inside, "have .. between slashes"),
+        ("keys/../../x", none, "have .. between slashes"),
+        ("a b", none, "letters, digits"),
+    ] {
+        match wrap_with(key, command) {
+            Err(KmsError::Refused {
+                trouble: Trouble::NoKey,
+                message,
+                ..
+            }) => assert!(message.contains(words), "{key}: {message}"),
+            other => panic!("{key}: {other:?}"),
+        }
+    }
+    for (key, command) in [
+        ("-thumbprint_", inside),
+        ("-a", none),
+        ("a/b..c/.d", inside),
+        ("a-b", word),
+    ] {
+        // It was run, and gave the provider key back as it was.
+        let ran = wrap_with(key, command).unwrap_err();
+        assert!(matches!(ran, KmsError::NotWrapped(_)), "{key}: {ran:?}");
+    }
 }

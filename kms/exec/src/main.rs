@@ -94,6 +94,26 @@ impl CommandLine {
         Err(PluginError::new(Trouble::Settings, message))
     }
 
+    /// What is wrong with a key's name. It may come from the store, of a fleet also from whoever keeps that, and what
+    /// the arguments mean is not known here: a name is no file elsewhere, and no option.
+    fn problem(&self, key: &str) -> Option<&'static str> {
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"._:@/+-".contains(&byte);
+        // Behind anything but a blank a dash begins no option, and clevis has thumbprints that begin so.
+        let begins_a_word = |arg: &String| {
+            let mut places = arg.match_indices(NAME).map(|(at, _)| &arg[..at]);
+            places.any(|before| before.is_empty() || before.ends_with(char::is_whitespace))
+        };
+        if !key.bytes().all(is_name) {
+            Some("a key's name may have letters, digits and ._:@/+- only")
+        } else if key.starts_with('/') || key.split('/').any(|part| part == "..") {
+            Some("a key's name may not begin with / or have .. between slashes")
+        } else if key.starts_with('-') && self.args.iter().any(begins_a_word) {
+            Some("a key's name may not begin with - where it would be an option of the command")
+        } else {
+            None
+        }
+    }
+
     /// Runs it. A command that fails is an error of this kind.
     fn run(
         &self,
@@ -102,12 +122,7 @@ impl CommandLine {
         deadline: Deadline,
         failed: Trouble,
     ) -> Result<Zeroizing<Vec<u8>>, PluginError> {
-        // The name may come from the store, and what the arguments mean is not known here.
-        if !key
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"._:@/+-".contains(&byte))
-        {
-            let message = "a key's name may have letters, digits and ._:@/+- only";
+        if let Some(message) = self.problem(key) {
             return Err(PluginError::new(Trouble::NoKey, message));
         }
         // Run by the name of the section: of some programs the name says what they do.
