@@ -135,7 +135,7 @@ impl From<Guest> for ListedGuest {
 
 impl Host {
     /// The guest that `text` names: one that libvirt knows, else the one of this UUID, else one of
-    /// the store's history.
+    /// the store's history; that is the last one also of a text like a UUID that nobody has.
     pub(crate) fn guest(&self, text: &str) -> Result<GuestRef, GuestError> {
         let uuid = DomainUuid::parse(text).ok();
         let deadline = match uuid {
@@ -150,11 +150,20 @@ impl Host {
         }
         let store = self.store(Access::Read)?;
         if let Some(uuid) = uuid {
-            if let (Some(store), Err(_)) = (&store, &asked) {
-                refuse_ambiguous(store, text)?;
-            }
-            let name = store.map(|store| store.last_name(uuid)).transpose()?;
-            return Ok(GuestRef::of_uuid(uuid, name.flatten()));
+            let Some(store) = store else {
+                return Ok(GuestRef::of_uuid(uuid, None));
+            };
+            let name = store.last_name(uuid)?;
+            return match store.domain_uuid_by_name(text)? {
+                // A libvirt that is silent may know a guest of this UUID.
+                Some(other)
+                    if other != uuid && (asked.is_err() || self.remembers(Some(&store), uuid)) =>
+                {
+                    Err(ambiguous(text, name.as_deref(), other))
+                }
+                Some(other) if other != uuid => Ok(GuestRef::called(other, text)),
+                _ => Ok(GuestRef::of_uuid(uuid, name)),
+            };
         }
         if let Some(store) = store
             && let Some(uuid) = store.domain_uuid_by_name(text)?
@@ -169,15 +178,21 @@ impl Host {
 
     /// The same, but a name that only the history knows names nobody, where libvirt says so.
     pub(crate) fn present_guest(&self, text: &str) -> Result<GuestRef, GuestError> {
-        let is_name = DomainUuid::parse(text).is_err();
-        if is_name
-            && let Ok(guests) = self.libvirt().guests_called(text, default_deadline())
+        let by_uuid = DomainUuid::parse(text).ok();
+        if let Ok(guests) = self.libvirt().guests_called(text, default_deadline())
             && guests.is_empty()
             && let Some(store) = self.store(Access::Read)?
             && let Some(uuid) = store.domain_uuid_by_name(text)?
+            && by_uuid != Some(uuid)
         {
-            let text = text.to_owned();
-            return Err(GuestError::HistoryOnly { text, uuid });
+            return Err(match by_uuid {
+                // It may be the UUID of a guest that is yet to be defined.
+                Some(other) => ambiguous(text, store.last_name(other)?.as_deref(), uuid),
+                None => GuestError::HistoryOnly {
+                    text: text.to_owned(),
+                    uuid,
+                },
+            });
         }
         self.guest(text)
     }
@@ -242,15 +257,19 @@ impl Host {
                 _ => Ok(Some(one)),
             },
             (None, Some(other)) => {
-                let has_copies = CopyStore::of(self.state_dir(), uuid).exists();
-                let known = store().is_some_and(|store| knows(&store, uuid));
-                if has_copies || known {
+                if self.remembers(store().as_ref(), uuid) {
                     return Err(ambiguous(text, None, other.uuid));
                 }
                 Ok(Some(other))
             }
             (None, None) => Ok(None),
         }
+    }
+
+    /// Whether anything of this guest is on this host, though libvirt may not know it.
+    fn remembers(&self, store: Option<&Store>, guest: DomainUuid) -> bool {
+        CopyStore::of(self.state_dir(), guest).exists()
+            || store.is_some_and(|store| knows(store, guest))
     }
 
     /// The names of guests: their last ones, else what libvirt calls them.
@@ -300,7 +319,8 @@ fn namesake_with_keys(store: &Store, name: &str) -> Option<DomainUuid> {
     has_rows(store, uuid).then_some(uuid)
 }
 
-fn knows(store: &Store, uuid: DomainUuid) -> bool {
+/// Whether a store has rows or decisions of this guest.
+pub(super) fn knows(store: &Store, uuid: DomainUuid) -> bool {
     has_rows(store, uuid) || matches!(store.last_name(uuid), Ok(Some(_)))
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::guests::{GuestError, refuse_ambiguous};
+use super::guests::{GuestError, knows, refuse_ambiguous};
 use super::host::{Host, HostError};
 use crate::capture;
 use crate::clock::{Deadline, Timestamp};
@@ -86,7 +86,13 @@ pub(crate) fn history(
     asked: Asked<'_>,
     limit: usize,
 ) -> Result<Decisions, GuestError> {
+    let store = host.store(Access::Read)?;
+    if let (Some(store), Some(text)) = (&store, asked.guest) {
+        refuse_ambiguous(store, text)?;
+    }
     let uuid = asked.guest.and_then(|text| DomainUuid::parse(text).ok());
+    // A UUID of which nothing is known may be the name of a guest.
+    let uuid = uuid.filter(|uuid| store.as_ref().is_none_or(|store| knows(store, *uuid)));
     let name = asked.guest.filter(|_| uuid.is_none());
     let query = EventQuery {
         whose: match (uuid, name) {
@@ -98,13 +104,8 @@ pub(crate) fn history(
         since: asked.since,
         until: asked.until,
     };
-    let events = match host.store(Access::Read)? {
-        Some(store) => {
-            if let Some(text) = asked.guest {
-                refuse_ambiguous(&store, text)?;
-            }
-            store.history(query, limit)?
-        }
+    let events = match store {
+        Some(store) => store.history(query, limit)?,
         None => Vec::new(),
     };
     Ok(Decisions {

@@ -10,7 +10,7 @@ use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::manage::dry_start::UnsealedKeks;
 use crate::manage::figures::figures;
-use crate::manage::guests::GuestError;
+use crate::manage::guests::{GuestError, GuestRef};
 use crate::manage::history::{Asked, captures, history};
 use crate::manage::host::{BrokenConfig, HostError};
 use crate::manage::keys::RowState;
@@ -277,6 +277,39 @@ fn a_guest_whose_name_is_the_uuid_of_a_guest_that_was_here_is_not_taken_for_it()
         );
     }
     assert!(gone(false, false).is_ok());
+}
+
+#[test]
+fn a_text_like_a_uuid_that_nobody_has_is_the_name_of_a_guest_that_was_here() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    let (nobody, copied) = (DomainUuid::random(), fixture.guest_in_use("vm2"));
+    let (text, of_copied) = (nobody.to_string(), copied.uuid.to_string());
+    record(&fixture, guest.uuid, &text);
+    fixture.libvirt.guests.undefine("vm1");
+    let found = fixture.host.guest(&text).unwrap();
+    assert_eq!(
+        (found.uuid, found.name.as_deref()),
+        (guest.uuid, Some(&*text))
+    );
+    let is_ambiguous = |result: &Result<GuestRef, GuestError>| {
+        let is_it =
+            matches!(result, Err(GuestError::Ambiguous { other, .. }) if *other == guest.uuid);
+        assert!(is_it, "{result:?}");
+    };
+    // To bind a guest that is yet to be defined, its UUID is given.
+    is_ambiguous(&fixture.host.present_guest(&text));
+    // A copy of its TPM state is what is left of a guest.
+    fixture.save_copy(&copied);
+    fixture.sql("DELETE FROM key_ref");
+    fixture.sql("DELETE FROM event");
+    record(&fixture, guest.uuid, &of_copied);
+    fixture.libvirt.guests.undefine("vm2");
+    is_ambiguous(&fixture.host.guest(&of_copied));
+    record(&fixture, guest.uuid, &text);
+    assert!(fixture.host.guest(&text).is_ok());
+    fixture.libvirt.go_down();
+    is_ambiguous(&fixture.host.guest(&text));
 }
 
 #[test]
