@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::guests::{GuestError, knows, refuse_ambiguous};
 use super::host::{Host, HostError};
+use super::json;
 use crate::capture;
 use crate::clock::{Deadline, Timestamp};
 use crate::host::path_error::PathError;
@@ -77,6 +78,7 @@ pub(crate) struct NumberedCapture {
     /// The guest's name, as far as it fits into a file name.
     #[serde(rename = "domain")]
     pub(crate) guest: String,
+    #[serde(serialize_with = "json::path")]
     pub(crate) file: PathBuf,
 }
 

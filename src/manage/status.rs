@@ -12,7 +12,7 @@ use super::guests::ListedGuest;
 use super::host::{Host, HostError};
 use super::persist_state::DeletedStates;
 use super::provider_list::SealState;
-use super::{sync, unknown_guests};
+use super::{json, sync, unknown_guests};
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::Vtpm;
 use crate::ids::{DomainUuid, KeyRefId};
@@ -58,6 +58,7 @@ pub(crate) struct Status {
 /// The link by which libvirt runs the hook.
 #[derive(Debug, Serialize)]
 pub(crate) struct Hook {
+    #[serde(serialize_with = "json::path")]
     pub(crate) path: PathBuf,
     pub(crate) installed: bool,
 }
@@ -65,6 +66,7 @@ pub(crate) struct Hook {
 /// The store's file.
 #[derive(Debug, Serialize)]
 pub(crate) struct StoreFile {
+    #[serde(serialize_with = "json::path")]
     pub(crate) path: PathBuf,
     pub(crate) exists: bool,
 }

@@ -76,13 +76,18 @@ impl Host {
 
     /// The command with these arguments, in an environment that changes no answer.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        self.command_in(&self.state_dir(), arguments)
+    }
+
+    /// The same with another state directory.
+    pub(crate) fn command_in(&self, state_dir: &Path, arguments: &[&str]) -> Command {
         let mut command = assert_cmd::cargo::cargo_bin_cmd!("vtpm-guard");
         command
             .env_clear()
             .envs([("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), ("TZ", "UTC")])
             .current_dir(self.dir.path())
             .arg("--state-dir")
-            .arg(&*self.state_dir())
+            .arg(state_dir)
             .args(arguments);
         command
     }

@@ -4,7 +4,9 @@
 //! `src/log`, guests that libvirt names in `tests/e2e/names.rs`.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Stdio};
 
 use clap::CommandFactory;
@@ -13,7 +15,7 @@ use vtpm_guard::internals::cli::args::Cli;
 use vtpm_guard::internals::verdict::code::Code;
 use vtpm_guard::internals::verdict::facts::CopyReason;
 
-use crate::env::{Host, VM1, VM2};
+use crate::env::{Host, Ran, VM1, VM2};
 use crate::state::STATE;
 
 /// ESC (an OSC that sets the window's title, and a CSI), BEL, CR, LF, DEL, CSI of C1, and the
@@ -352,6 +354,31 @@ fn no_command_lets_a_hostile_word_reach_a_terminal_or_a_pipe_as_it_is() {
     // The words do come out, as words.
     assert!(seen > COMMANDS.len(), "{seen}");
     assert_eq!(seen, seen_on_terminal);
+}
+
+#[test]
+fn no_command_needs_a_state_directory_whose_path_is_text() {
+    let host = hostile_host();
+    let odd = host.path("").join(OsStr::from_bytes(b"st\xe4te"));
+    let mut faults = Vec::new();
+    for command in COMMANDS {
+        for json in [&[][..], &["--json"]] {
+            let _ = fs::remove_dir_all(&odd);
+            copy(&host.state_dir(), &odd);
+            let arguments = [command, json].concat();
+            let ran = Ran::of(&mut host.command_in(&odd, &arguments));
+            if format!("{ran:?}").contains("internal error") {
+                faults.push(format!("{arguments:?}: {ran:?}"));
+            }
+            for made in ["recovery", EVIL] {
+                let _ = fs::remove_file(host.path(made));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n\n"));
+    let status = host.command_in(&odd, &["status", "--json"]);
+    let status = Ran::of(&mut { status }).succeeds().stdout;
+    assert!(status.contains("st\u{fffd}te/store.db"), "{status}");
 }
 
 fn copy(from: &std::path::Path, to: &std::path::Path) {
