@@ -124,7 +124,6 @@ commands! {
     Ausearch = "ausearch -m avc -ts recent";
     AusearchOwn = "ausearch -m avc -ts boot -su vtpm_guard_t";
     ChmodMode(mode: Mode, file: File) = "chmod {mode} {file}";
-    ChmodTarget(mode: Mode, link: File) = "chmod {mode} $(readlink -f {link})";
     ChownRoot(file: File) = "chown root {file}";
     Df(path: File) = "df -h {path}";
     Findmnt(path: File) = "findmnt -T {path}";

@@ -15,7 +15,7 @@ pub(super) fn describe(finding: &HookFinding) -> Described {
         HookFinding::NotForUsers { link } => Described::error(
             format!("{} cannot be executed by plain users", link.display()),
             "their session daemons run the same hook, and none of their guests can start",
-            Command::ChmodTarget("0755".into(), Arg::file(link)).to_string(),
+            Command::ChmodMode(0o755_u32.into(), Arg::file(link)).to_string(),
         ),
         HookFinding::NotNoticed { daemons } => Described::warning(
             format!(
@@ -109,7 +109,7 @@ fn cannot_run(link: &Path, why: CannotRun, daemons: Daemons) -> Described {
         ),
         CannotRun::NotExecutable => (
             "is not executable",
-            Command::ChmodTarget("0755".into(), Arg::file(link)).to_string(),
+            Command::ChmodMode(0o755_u32.into(), Arg::file(link)).to_string(),
         ),
         CannotRun::Dangling => ("is a link without a target", make.to_string()),
         CannotRun::ProgramGone => (
@@ -272,7 +272,7 @@ mod tests {
             ),
             (
                 CannotRun::NotExecutable,
-                format!("chmod 0755 $(readlink -f {})", link.display()),
+                format!("chmod 0755 {}", link.display()),
             ),
             (CannotRun::Dangling, make.clone()),
             (
@@ -289,5 +289,10 @@ mod tests {
             let expected = format!("{fix}, then reload the daemon: {reload}");
             assert_eq!(described.command, expected);
         }
+        // chmod follows the link: no part of the line is for the shell to split.
+        let blank = Path::new("/etc/libvirt hooks/qemu");
+        let described = cannot_run(blank, CannotRun::NotExecutable, Daemons::Monolithic);
+        let fix = "chmod 0755 '/etc/libvirt hooks/qemu', ";
+        assert!(described.command.starts_with(fix), "{}", described.command);
     }
 }
