@@ -1,10 +1,10 @@
 //! swtpm's lock on a TPM state: the file `.lock` next to it, with an fcntl lock over the whole file
-//! (swtpm 0.7 and later, `src/swtpm/swtpm_nvstore_dir.c`: `SWTPM_NVRAM_Lock_Dir`). With the linear
-//! format it is the state's file itself (`SWTPM_NVRAM_LinearFile_Lock`, since 0.8).
+//! (`src/swtpm/swtpm_nvstore_dir.c`: `SWTPM_NVRAM_Lock_Dir`). With the linear format it is the state's
+//! file itself (`SWTPM_NVRAM_LinearFile_Lock`, since 0.10; before, nothing locks such a state).
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::fs::{File, Metadata};
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::sys::stat::Mode;
+use nix::sys::statfs::{FUSE_SUPER_MAGIC, FsType, fstatfs};
 use nix::unistd::{Gid, Uid, fchown};
 
 use super::directories::{self, bounded, once_more};
@@ -22,7 +23,7 @@ use super::state_path::{Backend, StatePath};
 use crate::host::bounded::Unanswered;
 use crate::host::crash;
 use crate::host::dirs::PROC;
-use crate::host::interrupted::{again, openat};
+use crate::host::interrupted::{again, openat, read_dir};
 use crate::host::text;
 
 pub(super) const LOCK: &str = ".lock";
@@ -131,14 +132,25 @@ fn look(state_path: &StatePath) -> Result<Option<LockProblem>, StateError> {
     if i32::from(found.l_type) == libc::F_UNLCK {
         return Ok(None);
     }
-    Ok(Some(LockProblem::Held(holder(found.l_pid))))
+    let file_system = fstatfs(&lock).map_err(io::Error::from)?.filesystem_type();
+    let name = match state_path.backend {
+        Backend::Linear => state_path.path.file_name().unwrap_or_default(),
+        Backend::Directory => OsStr::new(LOCK),
+    };
+    let has_it_open = |pid| has_open(pid, name, &lock);
+    let holder = holder(found.l_pid, file_system, has_it_open);
+    Ok(Some(LockProblem::Held(holder)))
 }
 
 /// What the kernel's process number means (fcntl(2), `F_GETLK`): -1 is a lock of an open file, 0 a
 /// process outside this namespace, another negative number a process of another host.
-fn holder(pid: i32) -> LockHolder {
+///
+/// With FUSE a positive one may be another host's, too: `GlusterFS` hands on the number that the process has there
+/// (`posix_lock_to_flock` in its `xlators/features/locks/src/common.c`), and whoever has it here would be named.
+fn holder(pid: i32, file_system: FsType, has_it_open: impl Fn(i32) -> bool) -> LockHolder {
     match pid {
         -1 => LockHolder::OpenFile,
+        1.. if file_system == FUSE_SUPER_MAGIC && !has_it_open(pid) => LockHolder::Elsewhere,
         1.. => {
             let name = text::read(Path::new(&format!("{PROC}/{pid}/comm"))).unwrap_or_default();
             let name = name.trim_end().to_owned();
@@ -146,6 +158,24 @@ fn holder(pid: i32) -> LockHolder {
         }
         _ => LockHolder::Elsewhere,
     }
+}
+
+/// Whether a process of this host has this file open, which has this name.
+fn has_open(pid: i32, name: &OsStr, file: &File) -> bool {
+    let Ok(file) = file.metadata() else {
+        return false;
+    };
+    let Ok(open) = read_dir(Path::new(&format!("{PROC}/{pid}/fd"))) else {
+        return false;
+    };
+    let mut links = open.flatten().map(|entry| entry.path());
+    links.any(|link| {
+        // Only of these is the file system asked: others of that process may not answer.
+        let is_called_so = fs::read_link(&link).is_ok_and(|path| path.file_name() == Some(name));
+        is_called_so
+            && fs::metadata(&link)
+                .is_ok_and(|found| (found.dev(), found.ino()) == (file.dev(), file.ino()))
+    })
 }
 
 /// swtpm's lock on a state, held until this value is dropped.
@@ -218,6 +248,8 @@ fn whole_file(kind: libc::c_int) -> libc::flock {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use nix::sys::statfs::NFS_SUPER_MAGIC;
+
     use super::*;
     use crate::host::crash::armed;
 
@@ -243,6 +275,35 @@ mod tests {
         assert_eq!(lock_problem(&state_path), None);
         armed::refuse_threads(2);
         assert!(is_used_elsewhere(&state_path));
+    }
+
+    #[test]
+    fn a_process_is_named_only_where_it_is_of_this_host() {
+        let lock = tempfile::NamedTempFile::new().unwrap();
+        let name = lock.path().file_name().unwrap();
+        let own = i32::try_from(std::process::id()).unwrap();
+        let holder_on = |file_system, pid| {
+            holder(pid, file_system, |pid| has_open(pid, name, lock.as_file()))
+        };
+        let is_named = |holder| matches!(holder, LockHolder::Process { pid, .. } if pid == own);
+        assert!(is_named(holder_on(FUSE_SUPER_MAGIC, own)));
+        assert!(is_named(holder_on(NFS_SUPER_MAGIC, own)));
+        // This process has other files open, but not that one.
+        let other = tempfile::NamedTempFile::new().unwrap();
+        let elsewhere = |name: &Path, file: &File| {
+            let name = name.file_name().unwrap();
+            holder(own, FUSE_SUPER_MAGIC, |pid| has_open(pid, name, file)) == LockHolder::Elsewhere
+        };
+        assert!(!elsewhere(other.path(), other.as_file()));
+        assert!(elsewhere(lock.path(), other.as_file()));
+        assert!(elsewhere(other.path(), lock.as_file()));
+        for (pid, expected) in [
+            (0, LockHolder::Elsewhere),
+            (-7, LockHolder::Elsewhere),
+            (-1, LockHolder::OpenFile),
+        ] {
+            assert_eq!(holder_on(FUSE_SUPER_MAGIC, pid), expected);
+        }
     }
 
     #[test]
