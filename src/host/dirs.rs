@@ -27,8 +27,9 @@ const LOG: &str = "/var/log/vtpm-guard.log";
 /// journald's socket.
 pub const JOURNALD_SOCKET: &str = "/run/systemd/journal/socket";
 
-/// Where programs are looked for; the caller's own `PATH` is not asked.
-pub const SEARCH_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+/// Where programs are looked for; the caller's own `PATH` is not asked. The last one is that of NixOS, root's own as well, where
+/// the others have next to nothing.
+pub const SEARCH_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin";
 
 /// The host's users (passwd(5)).
 pub const PASSWD: &str = "/etc/passwd";

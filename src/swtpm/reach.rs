@@ -23,8 +23,12 @@ const USUAL_USERS: [&str; 2] = ["tss", "swtpm"];
 const USUAL_MODE: u32 = 0o711;
 
 /// The attributes in which file systems show an access control list. NFS has the second also where the list says no
-/// more than the mode does.
-const ACLS: [&CStr; 2] = [c"system.posix_acl_access", c"system.nfs4_acl"];
+/// more than the mode does; the third is that of ZFS where its lists are those of NFSv4.
+const ACLS: [&CStr; 3] = [
+    c"system.posix_acl_access",
+    c"system.nfs4_acl",
+    c"system.nfs4_acl_xdr",
+];
 
 /// File systems whose modes decide nothing: whoever serves them is asked. Of those in user space some leave it to the
 /// kernel; which, only their options tell.
@@ -170,7 +174,11 @@ mod tests {
     fn a_mode_decides_nothing_where_somebody_else_may() {
         let no_acl = |_: &CStr| false;
         assert!(mode_decides(no_acl, TMPFS_MAGIC));
-        for acl in [c"system.posix_acl_access", c"system.nfs4_acl"] {
+        for acl in [
+            c"system.posix_acl_access",
+            c"system.nfs4_acl",
+            c"system.nfs4_acl_xdr",
+        ] {
             assert!(!mode_decides(|name| name == acl, NFS_SUPER_MAGIC));
         }
         assert!(mode_decides(
