@@ -33,7 +33,7 @@ fn event(guard: &Guard, domain: &Domain, note: &StartNote) -> Event {
         message = format!("{message}; swtpm: {said}");
     }
     if note.awaits_state {
-        match set_aside(guard, domain) {
+        match set_aside(guard, domain, note) {
             Ok(true) => {
                 message = format!(
                     "{message}; the TPM state that it left is not the guest's, and is set aside; \
@@ -55,13 +55,17 @@ fn event(guard: &Guard, domain: &Domain, note: &StartNote) -> Event {
 /// Sets aside the TPM state of a start whose own state never arrived: libvirt has made a new TPM
 /// for it (9.0 for a guest that is restored, 11.3 for one that migrates here) under the guest's
 /// key, and the next start would take it for the guest's. A state that libvirt deletes itself is
-/// only marked as not to be saved. Returns whether a state was set aside.
-fn set_aside(guard: &Guard, domain: &Domain) -> Result<bool, CopyError> {
+/// not saved, for its start was not over; that the guest's TPM is elsewhere is noted where it is: with a migration
+/// that failed, and not with a restore, after which the copy of its last run still is the latest. Returns whether a
+/// state was set aside.
+fn set_aside(guard: &Guard, domain: &Domain, note: &StartNote) -> Result<bool, CopyError> {
     let Some((vtpm, _)) = domain.encrypted_vtpm() else {
         return Ok(false);
     };
     if libvirt_would_delete(guard, domain, vtpm) {
-        note_tpm_elsewhere(guard, domain)?;
+        if note.migrates {
+            note_tpm_elsewhere(guard, domain)?;
+        }
         return Ok(false);
     }
     save_and_remove(guard, (domain.uuid, &domain.name), vtpm)

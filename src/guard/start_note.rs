@@ -33,7 +33,7 @@ pub(super) struct StartNote {
     /// not the guest's.
     pub(super) awaits_state: bool,
     /// The guest migrates to this host.
-    migrates: bool,
+    pub(super) migrates: bool,
     /// How long swtpm's log was, in bytes: what follows is about this start.
     pub(super) log_length: u64,
     /// The start was refused.
@@ -119,7 +119,10 @@ pub(super) fn take_failed(
         // `release end` asks for it once more.
         (_, None) if note.refused => return None,
         _ if note.refused => false,
-        (Some(progress), _) => progress == Progress::Starting,
+        (Some(Progress::Arriving), _) => true,
+        // A guest that has migrated here is being reverted to a snapshot.
+        (Some(Progress::Starting), _) => !note.migrates,
+        (Some(Progress::Ran), _) => false,
         (None, Some(Ending::Failed | Ending::Unknown)) => true,
         (None, Some(Ending::Ended | Ending::Migrated)) => false,
         // `release end` follows.
@@ -192,6 +195,7 @@ mod tests {
         let (starting, ran) = (Some(Progress::Starting), Some(Progress::Ran));
         for (progress, ending, has_failed) in [
             (starting, None, true),
+            (Some(Progress::Arriving), None, true),
             (ran, None, false),
             (None, Some(Ending::Failed), true),
             (None, Some(Ending::Unknown), true),
@@ -235,9 +239,12 @@ mod tests {
         ] {
             write(&guard, &domain, Some(expected), true).unwrap();
             assert_eq!(remove_at_start(&guard, &domain), is_over);
-            let failed = take_failed(&guard, &domain, Some(Progress::Starting), None);
+            let failed = take_failed(&guard, &domain, Some(Progress::Arriving), None);
             assert_eq!(failed.is_some(), !is_over);
         }
+        write(&guard, &domain, Some(arriving(Arrival::Migration)), true).unwrap();
+        let reverted = take_failed(&guard, &domain, Some(Progress::Starting), None);
+        assert_eq!(reverted, None, "it has run");
         assert!(remove_at_start(&guard, &domain), "without a note, too");
     }
 

@@ -24,7 +24,9 @@ pub(super) fn has_migrated_away(guard: &Guard, domain: &Domain) -> bool {
 /// Returns how far a guest had come when it stopped, from its status file at `stopped end`; at
 /// `release end` the file is gone. `None` if there is none, or it has no job.
 ///
-/// A start that fails still has its job: `<job async='start' …>`, `async='migration in'`.
+/// A start that fails still has its job: `<job async='start' …>`, `async='migration in'`. A guest whose
+/// memory is copied after it went on here has that job, too, and has run:
+/// `<domstatus state='running' reason='post-copy' …>`, or `'post-copy failed'`.
 pub(super) fn progress(guard: &Guard, domain: &Domain) -> Option<Progress> {
     progress_in(&status(guard, domain)?)
 }
@@ -32,8 +34,11 @@ pub(super) fn progress(guard: &Guard, domain: &Domain) -> Option<Progress> {
 /// How far a guest had come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// Its start was not over, or its migration to this host was not.
+    /// Its start was not over. libvirt 9.0 also says so of a guest that runs, and that it reverts to a
+    /// snapshot (`qemuSnapshotRevert`).
     Starting,
+    /// Its migration to this host was not over.
+    Arriving,
     /// It had run.
     Ran,
 }
@@ -79,9 +84,12 @@ fn is_confirmed(status: &str) -> bool {
 
 fn progress_in(status: &str) -> Option<Progress> {
     let job = job(status)?;
-    let starts = ["async='start'", "async='migration in'"];
-    Some(if starts.iter().any(|start| job.contains(start)) {
+    let goes_on_here =
+        || attributes(status, "<domstatus ").is_some_and(|of| of.contains("reason='post-copy"));
+    Some(if job.contains("async='start'") {
         Progress::Starting
+    } else if job.contains("async='migration in'") && !goes_on_here() {
+        Progress::Arriving
     } else {
         Progress::Ran
     })
@@ -89,8 +97,13 @@ fn progress_in(status: &str) -> Option<Progress> {
 
 /// Returns the attributes of the job in a status file.
 fn job(status: &str) -> Option<&str> {
-    let (_, rest) = status.split_once("<job ")?;
-    rest.split_once('>').map(|(job, _)| job)
+    attributes(status, "<job ")
+}
+
+/// Returns the attributes of the first element that begins so.
+fn attributes<'s>(status: &'s str, element: &str) -> Option<&'s str> {
+    let (_, rest) = status.split_once(element)?;
+    rest.split_once('>').map(|(attributes, _)| attributes)
 }
 
 #[cfg(test)]
@@ -112,17 +125,33 @@ mod tests {
 
     #[test]
     fn a_guest_whose_start_is_not_over_has_not_run() {
-        let status = |job: &str| format!("<domstatus state='paused'>\n  <job {job}/>");
-        for (job, has_run) in [
-            ("type='none' async='none'", true),
-            ("type='destroy' async='none'", true),
-            ("type='none' async='save' phase='none'", true),
-            ("type='none' async='start' phase='none'", false),
-            ("type='none' async='migration in' phase='prepare'", false),
+        let status = |state: &str, job: &str| {
+            progress_in(&format!("<domstatus {state} pid='7'>\n  <job {job}/>"))
+        };
+        for (job, expected) in [
+            ("type='none' async='none'", Progress::Ran),
+            ("type='destroy' async='none'", Progress::Ran),
+            ("type='none' async='save' phase='none'", Progress::Ran),
+            ("type='none' async='start' phase='none'", Progress::Starting),
+            (
+                "type='none' async='migration in' phase='prepare'",
+                Progress::Arriving,
+            ),
         ] {
-            let found = progress_in(&status(job));
-            assert_eq!(found == Some(Progress::Ran), has_run, "{job}");
+            let found = status("state='paused' reason='starting up'", job);
+            assert_eq!(found, Some(expected), "{job}");
         }
+        // Its memory is still being copied, and it runs.
+        let arriving = "type='none' async='migration in' phase='finish3'";
+        for state in [
+            "state='running' reason='post-copy'",
+            "state='running' reason='post-copy failed'",
+            "state='paused' reason='post-copy failed'",
+        ] {
+            assert_eq!(status(state, arriving), Some(Progress::Ran), "{state}");
+        }
+        let state = "state='paused' reason='migration'";
+        assert_eq!(status(state, arriving), Some(Progress::Arriving));
         assert_eq!(progress_in(""), None);
     }
 

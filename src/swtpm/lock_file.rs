@@ -282,9 +282,8 @@ mod tests {
         let lock = tempfile::NamedTempFile::new().unwrap();
         let name = lock.path().file_name().unwrap();
         let own = i32::try_from(std::process::id()).unwrap();
-        let holder_on = |file_system, pid| {
-            holder(pid, file_system, |pid| has_open(pid, name, lock.as_file()))
-        };
+        let holder_on =
+            |file_system, pid| holder(pid, file_system, |pid| has_open(pid, name, lock.as_file()));
         let is_named = |holder| matches!(holder, LockHolder::Process { pid, .. } if pid == own);
         assert!(is_named(holder_on(FUSE_SUPER_MAGIC, own)));
         assert!(is_named(holder_on(NFS_SUPER_MAGIC, own)));

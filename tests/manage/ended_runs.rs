@@ -230,5 +230,35 @@ fn a_state_that_another_host_uses_is_kept_for_it_and_not_saved() {
         assert!(run.is_linked() && run.saved().is_empty(), "{ending:?}");
         let run = locked_elsewhere(Run::of_persistent().keeping_all(), ending);
         assert!(!run.is_linked() && !run.copies.exists(), "{ending:?}");
+        // Of a guest that has just migrated here in vain libvirt deletes also a state that is to persist.
+        for run in [Run::of_transient(), Run::of_transient().keeping_all()] {
+            let run = locked_elsewhere(run.with_persistent_state(), ending);
+            assert!(run.is_linked() && run.saved().is_empty(), "{ending:?}");
+        }
+        let run = Run::of_transient().with_persistent_state().released(ending);
+        assert!(!run.is_linked() && !run.copies.exists(), "{ending:?}");
+    }
+}
+
+#[test]
+fn a_restore_that_fails_is_no_run_and_the_copy_stays_the_latest() {
+    for (ending, job) in [(Ending::Failed, None), (Ending::Unknown, Some(STARTING))] {
+        let ended = RunRecord {
+            ended_normally: true,
+            ..RunRecord::default()
+        };
+        let run = Run::of_transient().with_earlier_copy().without_state();
+        let run = run.with_record(ended).follow_up(Operation::Restore);
+        let run = run.started();
+        let run = match job {
+            Some(job) => run.stopped(job),
+            None => run.follow_up(Operation::Ended),
+        };
+        let run = run.released(ending);
+        assert_eq!(run.saved().len(), 1, "{ending:?}");
+        assert!(
+            !run.record().outdated && run.record().ended_normally,
+            "{ending:?}"
+        );
     }
 }

@@ -5,7 +5,7 @@ use std::fs;
 use super::fixture::{Defined, Fixture};
 use super::starts::called;
 use crate::config::KeptStates;
-use crate::domain::Domain;
+use crate::domain::{Domain, Vtpm};
 use crate::guard::{Ending, Guard, Mode, Operation, follow_up, prepare};
 use crate::key::dek::Dek;
 use crate::manage::host::default_deadline;
@@ -93,6 +93,15 @@ impl Run {
     pub(super) fn with_copy_under(self, dek: &Dek) -> Self {
         self.fixture.encrypt_state(&self.guest, dek);
         self.fixture.save_copy(&self.guest);
+        self
+    }
+
+    /// Its XML says that libvirt is to keep the TPM state.
+    pub(super) fn with_persistent_state(mut self) -> Self {
+        let Some(Vtpm::Emulator(vtpm)) = &mut self.domain.vtpm else {
+            panic!("it has an emulated TPM");
+        };
+        vtpm.persistent_state = true;
         self
     }
 

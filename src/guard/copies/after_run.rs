@@ -1,6 +1,6 @@
 //! After a run: saves a state that libvirt deletes, unless the guest's TPM is elsewhere.
 
-use super::available::{encrypted_and_deleted, libvirt_would_delete};
+use super::available::{encrypted_and_deleted, is_transient, libvirt_would_delete};
 use super::opener::drop_surplus;
 use super::{exclusive, managed_run};
 use crate::clock::{Deadline, Timestamp};
@@ -27,12 +27,22 @@ pub(in crate::guard) fn save_after_run(
         return Ok(());
     };
     if libvirt_would_delete(guard, domain, vtpm) {
-        save_deleted(guard, domain, vtpm, ending, deadline)
-    } else if guard.config.kept_states == KeptStates::All {
+        return save_deleted(guard, domain, vtpm, ending, deadline);
+    }
+    // After a migration that failed libvirt deletes also a state that is to persist, which the guest goes on using
+    // where it came from (`qemuMigrationDstFinish`: `VIR_DOMAIN_UNDEFINE_TPM`); from 11.3 on it spares one on
+    // storage that it knows to be shared.
+    let linked = if is_transient(guard, domain) && is_used_elsewhere(guard, domain, vtpm) {
+        link_state(guard, domain, vtpm)
+    } else {
+        Ok(())
+    };
+    let saved = if guard.config.kept_states == KeptStates::All {
         save_kept(guard, domain, vtpm, ending, has_run, deadline)
     } else {
         Ok(())
-    }
+    };
+    linked.and(saved)
 }
 
 /// `release end`, before anything is saved: whether the TPM of the run that is over is on this host, and nobody else

@@ -81,16 +81,21 @@ impl AvailableCopies {
 }
 
 /// Returns whether libvirt deletes the TPM state when the guest stops or its start fails: the guest
-/// is transient, as libvirt has no definition of it (libvirt 9.0 to 12: `qemuDomainRemoveInactive`,
-/// `qemuExtTPMCleanupHost`). A definition that cannot be checked counts as missing: a superfluous
-/// copy does no harm.
+/// is transient, and its state is not to persist (libvirt 9.0 to 12: `qemuDomainRemoveInactive`,
+/// `qemuExtTPMCleanupHost`).
 pub(in crate::guard) fn libvirt_would_delete(
     guard: &Guard,
     domain: &Domain,
     vtpm: &Emulator,
 ) -> bool {
+    !vtpm.persistent_state && is_transient(guard, domain)
+}
+
+/// Whether libvirt has no definition of the guest. One that cannot be checked counts as missing: a superfluous
+/// copy does no harm.
+pub(super) fn is_transient(guard: &Guard, domain: &Domain) -> bool {
     let definition = format!("{}.xml", domain.name);
-    !vtpm.persistent_state && !guard.config.libvirt.definitions().join(definition).exists()
+    !guard.config.libvirt.definitions().join(definition).exists()
 }
 
 /// The guest's encrypted vTPM, if libvirt deletes its state.
