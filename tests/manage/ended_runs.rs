@@ -248,8 +248,8 @@ fn a_restore_that_fails_is_no_run_and_the_copy_stays_the_latest() {
             ..RunRecord::default()
         };
         let run = Run::of_transient().with_earlier_copy().without_state();
-        let run = run.with_record(ended).follow_up(Operation::Restore);
-        let run = run.started();
+        let run = run.with_record(ended).not_running();
+        let run = run.follow_up(Operation::Restore).started();
         let run = match job {
             Some(job) => run.stopped(job),
             None => run.follow_up(Operation::Ended),

@@ -105,6 +105,12 @@ impl Run {
         self
     }
 
+    /// It has stopped some time ago.
+    pub(super) fn not_running(self) -> Self {
+        self.fixture.libvirt.guests.stop("vm1");
+        self
+    }
+
     /// It is prepared, and the guard allows it.
     pub(super) fn started(self) -> Self {
         assert!(self.prepared().is_allowed());
