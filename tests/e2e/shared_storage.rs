@@ -76,14 +76,21 @@ impl Drop for Shared {
 }
 
 /// The destination's swtpm finds the lock held, and libvirt then deletes the TPM state that the guest is
-/// running with.
+/// running with, also one that is to persist.
 #[test]
 #[ignore = "needs root and namespaces: ./dev e2e"]
 fn a_move_over_a_shared_directory_costs_no_tpm_state() {
-    for is_transient in [false, true] {
+    for (is_transient, persists) in [(false, false), (true, false), (true, true)] {
         let (pair, guest) = prepared();
         let shared = Shared::unknown_to_libvirt();
         shared.hold_states(&pair, &guest);
+        if persists {
+            let xml = pair.here.xml(&guest);
+            let persistent = "type='emulator' persistent_state='yes'";
+            let xml = xml.replacen("type='emulator'", persistent, 1);
+            pair.here.write("/run/persistent.xml", xml);
+            pair.here.virsh(&["define", "/run/persistent.xml"]).ok();
+        }
         if is_transient {
             pair.here.make_transient(&guest);
         } else {
@@ -96,7 +103,8 @@ fn a_move_over_a_shared_directory_costs_no_tpm_state() {
         } else {
             (&pair.here, &pair.there)
         };
-        eprintln!("transient {is_transient}: {}", output.stderr.trim());
+        let message = output.stderr.trim();
+        eprintln!("transient {is_transient}, to persist {persists}: {message}");
         assert!(!other.is_running(&guest));
         // What libvirt has deleted is put back once it is done.
         let patience = Instant::now() + Duration::from_secs(20);
