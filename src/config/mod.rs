@@ -21,7 +21,7 @@ mod tests;
 
 pub use fleet::{FleetConfig, FleetStates, StoreAddress};
 pub use parse::LineError;
-pub(crate) use parse::MAX_DEADLINE;
+pub(crate) use parse::{MAX_CAPTURED, MAX_DEADLINE};
 
 /// The configuration in force.
 #[derive(Debug, Clone, PartialEq, Eq)]

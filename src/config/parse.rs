@@ -46,7 +46,7 @@ pub(crate) const MAX_DEADLINE: Duration = Duration::from_secs(10 * 60);
 const MIN_MAX_AGE: Duration = Duration::from_secs(60 * 60);
 
 /// The largest `capture.denied`: each is a file of some KiB.
-const MAX_CAPTURED: usize = 1000;
+pub(crate) const MAX_CAPTURED: usize = 1000;
 
 const PERMISSIONS: &[(&str, Permission)] =
     &[("allow", Permission::Allow), ("deny", Permission::Deny)];

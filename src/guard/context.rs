@@ -7,7 +7,7 @@ use super::deadlines::Patience;
 use super::fleet::Line;
 use super::silent_daemon::StartingVirtqemud;
 use crate::clock::{Deadline, Timestamp};
-use crate::config::Config;
+use crate::config::{Config, KeptStates};
 use crate::domain::Domain;
 use crate::host::dirs::{RunDir, StateDir};
 use crate::ids::DomainUuid;
@@ -106,6 +106,14 @@ impl Guard {
             line: Line::default(),
             unsealed_keks: UnsealedKeks::default(),
         }
+    }
+
+    /// `state.keep`; `None` where the configuration could not be read. Then nothing may be dropped that either value
+    /// would keep: the default says nothing about what this host wants.
+    pub(super) fn kept_states(&self) -> Option<KeptStates> {
+        self.config_error
+            .is_none()
+            .then_some(self.config.kept_states)
     }
 
     /// The sealed KEKs of this host.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::capture;
 use crate::clock::Deadline;
+use crate::config::MAX_CAPTURED;
 use crate::domain::{Domain, UnreadableDomain};
 use crate::guard::{Guard, StartTime};
 use crate::host::dirs::StateDir;
@@ -44,7 +45,7 @@ impl Start {
                 .as_ref()
                 .map_or(Arc::default(), |call| Arc::clone(&call.xml)),
             state_dir: guard.state_dir.clone(),
-            captures: guard.config.capture_denied,
+            captures: captures(guard),
             time: guard.start_time.clone(),
         }
     }
@@ -98,6 +99,14 @@ impl Start {
     }
 }
 
+/// How many captures are kept. A default that stands in for a setting that could not be read removes none.
+fn captures(guard: &Guard) -> usize {
+    match &guard.config_error {
+        Some(_) => MAX_CAPTURED,
+        None => guard.config.capture_denied,
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
@@ -106,7 +115,32 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
+    use crate::guard::HookCall;
     use crate::store::EventFilter;
+
+    #[test]
+    fn under_a_broken_configuration_no_capture_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        let mut guard = Guard::new(Config::default(), StateDir::at(dir.path()));
+        guard.call = Some(HookCall {
+            attempt: Box::new(String::new),
+            xml: b"<domain/>".as_slice().into(),
+        });
+        guard.config.capture_denied = 1;
+        let captured = |guard: &Guard| {
+            let unseen = Err(UnreadableDomain::unseen(""));
+            let start = Start::new(guard, "vm1", &unseen);
+            start.capture(&Refusal::DeadlinePassed);
+            // A capture is named after the millisecond.
+            std::thread::sleep(Duration::from_millis(2));
+            capture::list(&guard.state_dir).unwrap().len()
+        };
+        guard.config_error = Some("line 3".to_owned());
+        assert_eq!([captured(&guard), captured(&guard)], [1, 2]);
+        guard.config_error = None;
+        assert_eq!(captured(&guard), 1);
+    }
 
     #[test]
     fn a_start_that_the_deadline_refuses_has_one_row_and_its_xml_is_kept() {

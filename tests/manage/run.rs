@@ -4,8 +4,13 @@ use std::fs;
 
 use super::fixture::{Defined, Fixture};
 use super::starts::called;
+<<<<<<< HEAD
 use crate::config::KeptStates;
 use crate::domain::{Domain, Vtpm};
+=======
+use crate::config::{Config, KeptStates};
+use crate::domain::Domain;
+>>>>>>> dfb2d171 (A start under a broken configuration drops no saved copy and no capture for a default)
 use crate::guard::{Ending, Guard, Mode, Operation, follow_up, prepare};
 use crate::key::dek::Dek;
 use crate::manage::host::default_deadline;
@@ -63,6 +68,16 @@ impl Run {
     /// Every run is saved (`state.keep = "all"`).
     pub(super) fn keeping_all(mut self) -> Self {
         self.guard.config.kept_states = KeptStates::All;
+        self
+    }
+
+    /// From here on nobody can read the configuration: the defaults apply.
+    pub(super) fn under_a_broken_configuration(mut self) -> Self {
+        self.guard.config = Config {
+            libvirt: self.guard.config.libvirt,
+            ..Config::default()
+        };
+        self.guard.config_error = Some("config.toml: line 3".to_owned());
         self
     }
 

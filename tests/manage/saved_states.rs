@@ -63,6 +63,44 @@ fn where_every_run_is_saved_the_copies_stay_while_the_guest_runs_and_are_outdate
     }
 }
 
+/// A default drops nothing: nobody could read what this host wants.
+#[test]
+fn under_a_broken_configuration_the_copies_of_every_run_stay_and_the_run_is_saved() {
+    for run in [Run::of_persistent(), Run::of_transient()] {
+        let run = run.keeping_all().with_earlier_copy();
+        let run = run.under_a_broken_configuration().started();
+        let saved = run.saved();
+        let run = run.follow_up(Operation::Started);
+        assert_eq!(run.saved(), saved);
+        assert_eq!(run.record(), outdated());
+        // What it is now is what a later start needs.
+        run.fixture.encrypt_state(&run.guest, &run.dek);
+        let run = run.released(Ending::Ended);
+        assert_eq!(run.saved().len(), saved.len() + 1);
+        assert!(!run.record().outdated);
+    }
+}
+
+#[test]
+fn under_a_broken_configuration_no_run_is_saved_of_a_guest_that_had_no_copy() {
+    let run = Run::of_persistent().under_a_broken_configuration();
+    let run = run.started().follow_up(Operation::Started);
+    let run = run.released(Ending::Ended);
+    assert!(!run.copies.exists());
+}
+
+#[test]
+fn under_a_broken_configuration_as_many_copies_stay_as_under_any() {
+    let run = Run::of_transient().under_a_broken_configuration();
+    let other = Dek::generate().unwrap();
+    let mut run = run.with_copy_under(&other);
+    for _ in 0..=KEPT_RUNS {
+        run.fixture.encrypt_state(&run.guest, &run.dek);
+        run = run.released(Ending::Ended);
+    }
+    assert_eq!(run.saved(), [Release; KEPT_RUNS]);
+}
+
 #[test]
 fn of_too_many_copies_the_present_one_stays_and_the_latest_that_a_key_opens() {
     let run = Run::of_transient();

@@ -37,12 +37,21 @@ pub(in crate::guard) fn save_after_run(
     } else {
         Ok(())
     };
-    let saved = if guard.config.kept_states == KeptStates::All {
-        save_kept(guard, domain, vtpm, ending, has_run, deadline)
-    } else {
-        Ok(())
+    let saved = match every_run_is_saved(guard, domain) {
+        Ok(true) => save_kept(guard, domain, vtpm, ending, has_run, deadline),
+        Ok(false) => Ok(()),
+        Err(error) => Err(error),
     };
     linked.and(saved)
+}
+
+/// Whether `state.keep` has every run saved. Where that could not be read, a guest's copies say so: those that it
+/// has would otherwise be outdated by this run, and no start would restore them.
+fn every_run_is_saved(guard: &Guard, domain: &Domain) -> Result<bool, CopyError> {
+    match guard.kept_states() {
+        Some(kept) => Ok(kept == KeptStates::All),
+        None => guard.copy_store(domain).has_copies(),
+    }
 }
 
 /// `release end`, before anything is saved: whether the TPM of the run that is over is on this host, and nobody else

@@ -10,6 +10,8 @@
 //! | `release` of a transient guest, and another swtpm has the state | it is protected likewise |
 //! | with `state.keep = "all"`: `started` of any guest | the copies stay, and are outdated |
 //! | likewise, `release` after a run | the state is saved |
+//! | with a configuration that could not be read: `started` of any guest | likewise: a default drops nothing |
+//! | likewise, `release` after a run of a guest that has copies | the state is saved |
 //! | `stopped` and `release` of a guest that has migrated away, or whose own state never arrived | no copy is saved |
 
 use std::fs::File;

@@ -20,9 +20,10 @@ pub(super) fn drop_surplus(
     deadline: Deadline,
 ) {
     let mut opener = None;
-    let kept = match guard.config.kept_states {
-        KeptStates::Transient => (0, MAX_COPIES),
-        KeptStates::All => (KEPT_RUNS, KEPT_RUNS),
+    let kept = match guard.kept_states() {
+        Some(KeptStates::Transient) => (0, MAX_COPIES),
+        Some(KeptStates::All) => (KEPT_RUNS, KEPT_RUNS),
+        None => (KEPT_RUNS, MAX_COPIES),
     };
     let dropped = copy_store.drop_surplus(current, kept, |copy| {
         let opener =
@@ -35,7 +36,7 @@ pub(super) fn drop_surplus(
 }
 
 /// `started begin`: the guest has its state, and drops the copies of it. Copies of another TPM, and
-/// those that were set aside, stay. Where every run is saved, all stay, and are older than this run.
+/// those that were set aside, stay. Where every run is saved, or may be, all stay, and are older than this run.
 pub(in crate::guard) fn drop_after_start(
     guard: &Guard,
     domain: &Domain,
@@ -45,7 +46,7 @@ pub(in crate::guard) fn drop_after_start(
     if !copy_store.exists() {
         return Ok(());
     }
-    if guard.config.kept_states == KeptStates::All {
+    if guard.kept_states() != Some(KeptStates::Transient) {
         return copy_store.write_run(RunRecord {
             outdated: true,
             ..RunRecord::default()
