@@ -116,6 +116,13 @@ impl Guard {
             .then_some(self.config.kept_states)
     }
 
+    /// Whether a fleet may have to hear of this host's runs: also where the configuration could not be read. What is
+    /// noted waits in the store until it can be; a run of which the fleet never hears would let another host restore
+    /// an older TPM. The store itself knows whether this host is a member.
+    pub(super) fn may_be_in_fleet(&self) -> bool {
+        self.config.fleet.store.is_some() || self.config_error.is_some()
+    }
+
     /// The sealed KEKs of this host.
     #[must_use]
     pub fn keyring(&self) -> Keyring {

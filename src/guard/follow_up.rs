@@ -136,7 +136,7 @@ fn note_end(
     stopped: bool,
     deadline: Deadline,
 ) -> Result<(), FollowUpError> {
-    if domain.encrypted_vtpm().is_none() || guard.config.fleet.store.is_none() {
+    if domain.encrypted_vtpm().is_none() || !guard.may_be_in_fleet() {
         return Ok(());
     }
     guard.with_store(deadline, |store| {

@@ -6,6 +6,7 @@ use super::fixture::{Defined, Fixture};
 use super::fleet_program::FleetStore;
 use super::starts::called;
 use crate::clock::Timestamp;
+use crate::config::FleetConfig;
 use crate::fleet::MAX_STATE;
 use crate::fleet::tpm_state::StateNote;
 use crate::guard::{Ending, Mode, Operation, follow_up, prepare};
@@ -105,6 +106,64 @@ fn a_host_that_is_configured_for_no_fleet_any_more_says_nothing_more() {
     follow_up(&guard, ended, &domain, default_deadline()).unwrap();
     assert_eq!(says(&fixture, &guest), Some(true));
     assert_eq!(queued(&fixture), []);
+}
+
+/// The hook under a configuration that nobody can read: the defaults apply.
+fn call_broken(fixture: &Fixture, guest: &Defined, operation: Operation) {
+    let mut guard = called(fixture);
+    guard.config.fleet = FleetConfig::default();
+    guard.config_error = Some("config.toml: line 3".to_owned());
+    let domain = fixture.domain(guest);
+    follow_up(&guard, operation, &domain, default_deadline()).unwrap();
+}
+
+/// Or another host would restore the older state that the fleet has, as if this run had never been.
+#[test]
+fn a_run_under_a_broken_configuration_is_told_once_it_can_be() {
+    let (fixture, _store) = member("state = \"stopped\"\n");
+    let guest = fixture.guest_in_use("vm1");
+    call_broken(&fixture, &guest, Operation::Started);
+    assert_eq!(says(&fixture, &guest), Some(true));
+    let began = Timestamp::now();
+    for operation in released(Ending::Ended) {
+        call_broken(&fixture, &guest, operation);
+    }
+    assert_eq!(says(&fixture, &guest), Some(false));
+    assert!(
+        fixture
+            .store()
+            .has_own_run_since(guest.uuid, Timestamp(began.0 - 1))
+    );
+    // Whether states go to the fleet is not known.
+    assert_eq!(queued(&fixture), []);
+}
+
+/// An older libvirt says so at `stopped` alone.
+#[test]
+fn that_a_guest_migrated_away_is_known_under_a_broken_configuration() {
+    let (fixture, _store) = member("state = \"stopped\"\n");
+    let guest = fixture.guest_in_use("vm1");
+    call(&fixture, &guest, &RUN);
+    let status = fixture.libvirt.dirs().running().join("vm1.xml");
+    let job =
+        "<domstatus>\n  <job type='none' async='migration out' phase='confirm3'/>\n</domstatus>\n";
+    fs::write(&status, job).unwrap();
+    call_broken(&fixture, &guest, Operation::Ended);
+    fs::remove_file(status).unwrap();
+    call(&fixture, &guest, &[Operation::Released(Ending::Unknown)]);
+    assert_eq!(says(&fixture, &guest), Some(false));
+    assert_eq!(queued(&fixture), []);
+}
+
+#[test]
+fn a_broken_configuration_makes_no_host_a_member() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    call_broken(&fixture, &guest, Operation::Started);
+    for operation in released(Ending::Ended) {
+        call_broken(&fixture, &guest, operation);
+    }
+    assert_eq!(says(&fixture, &guest), None);
 }
 
 /// A libvirt that does not tell why a start has ended.

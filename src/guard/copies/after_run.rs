@@ -193,7 +193,7 @@ fn save_deleted(
 /// `stopped end`: notes that the guest has migrated away, which an older libvirt no longer reports
 /// at `release`.
 pub(in crate::guard) fn note_migration(guard: &Guard, domain: &Domain) -> Result<(), CopyError> {
-    let tells_the_fleet = guard.config.fleet.store.is_some() && domain.encrypted_vtpm().is_some();
+    let tells_the_fleet = guard.may_be_in_fleet() && domain.encrypted_vtpm().is_some();
     let saves = tells_the_fleet
         || encrypted_and_deleted(guard, domain).is_some()
         || guard.copy_store(domain).has_copies().unwrap_or_default();

@@ -16,7 +16,7 @@ pub(in crate::guard) fn note_start(
     domain: &Domain,
     store: &mut Store,
 ) -> Result<(), StoreError> {
-    if guard.config.fleet.store.is_none() || !store.has_key_refs(domain.uuid)? {
+    if !guard.may_be_in_fleet() || !store.has_key_refs(domain.uuid)? {
         return Ok(());
     }
     let now = Timestamp::now();
