@@ -66,6 +66,12 @@ impl LibvirtClient {
         self
     }
 
+    /// Where it looks for libvirt's files.
+    #[cfg(test)]
+    pub(crate) fn dirs(&self) -> &LibvirtDirs {
+        &self.dirs
+    }
+
     /// Asks about secrets without a helper where that is possible: the local daemon at `secret:///system`.
     #[must_use]
     pub fn directly(mut self) -> Self {

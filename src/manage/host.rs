@@ -276,13 +276,17 @@ impl Host {
     /// The libvirt whose guests are listed.
     pub(crate) fn libvirt(&self) -> Box<dyn Libvirt> {
         match &self.connection {
-            Connection::Helper => {
-                let client = LibvirtClient::at(GUESTS_URI);
-                Box::new(client.with_silence(self.guests_silence.clone()))
-            }
+            Connection::Helper => Box::new(self.client_of_guests()),
             #[cfg(test)]
             Connection::Fake(libvirt) => libvirt.clone(),
         }
+    }
+
+    /// With libvirt's directories, for the definition of a guest that libvirt does not tell is read from its file.
+    fn client_of_guests(&self) -> LibvirtClient {
+        LibvirtClient::at(GUESTS_URI)
+            .with_silence(self.guests_silence.clone())
+            .with_dirs(&self.libvirt_dirs())
     }
 }
 
@@ -309,6 +313,17 @@ mod tests {
         host.forget_silence();
         assert!(!host.guests_silence.is_set());
         assert!(!host.secrets_silence.is_set());
+    }
+
+    #[test]
+    fn the_definition_of_a_guest_is_looked_for_where_libvirt_keeps_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        fs::write(&path, "libvirt.config_dir = \"/var/lib/libvirt\"\n").unwrap();
+        let host = Host::new(StateDir::at(dir.path().join("state")), Some(path));
+        let dirs = host.client_of_guests().dirs().clone();
+        assert_eq!(dirs.config, Path::new("/var/lib/libvirt"));
+        assert_eq!(dirs, host.libvirt_dirs());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Each question to libvirt as a function, its answer as a type.
 
 use std::io::ErrorKind;
+use std::path::Path;
 
 use super::LibvirtClient;
 use crate::clock::Deadline;
@@ -164,7 +165,13 @@ impl LibvirtClient {
         match definition(&self.dirs, &guest.name, guest.persistent) {
             Ok(Some(xml)) => Ok(Some(xml)),
             Ok(None) => Err(error(String::new())),
-            Err(found) if found.source.kind() == ErrorKind::NotFound => Ok(None),
+            // Where not even the directory is, libvirt keeps its files elsewhere.
+            Err(found)
+                if found.source.kind() == ErrorKind::NotFound
+                    && found.path.parent().is_some_and(Path::is_dir) =>
+            {
+                Ok(None)
+            }
             Err(found) => Err(error(format!(": {found}"))),
         }
     }
@@ -253,4 +260,38 @@ impl HostSecrets for LibvirtClient {
 /// The answer does not fit the question: perhaps the helper is of another version.
 fn unexpected(response: &Response) -> SecretError {
     SecretError::Unreachable(format!("the helper's answer does not fit: {response:?}"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::host::dirs::LibvirtDirs;
+
+    #[test]
+    fn a_guest_that_libvirt_does_not_tell_is_in_its_files_or_gone_or_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let dirs = LibvirtDirs::below(dir.path());
+        let client = LibvirtClient::at("qemu:///system").with_dirs(&dirs);
+        let guest = |persistent| Guest {
+            name: "vm1".to_owned(),
+            uuid: DomainUuid::random(),
+            running: true,
+            persistent,
+            xml: String::new(),
+        };
+        for (persistent, at) in [(true, dirs.definitions()), (false, dirs.running())] {
+            let listed = || client.with_definitions(vec![guest(persistent)]);
+            // libvirt has it, and keeps its files elsewhere: it has not disappeared.
+            let why = listed().unwrap_err();
+            assert!(matches!(&why, SecretError::Unreachable(words)
+                if words.contains("\"vm1\"") && words.contains(at.to_str().unwrap())));
+            fs::create_dir_all(&at).unwrap();
+            assert_eq!(listed().unwrap().len(), 0);
+            fs::write(at.join("vm1.xml"), "<!-- --><domain type='kvm'></domain>").unwrap();
+            assert_eq!(listed().unwrap()[0].xml, "<domain type='kvm'></domain>");
+        }
+    }
 }
