@@ -2,6 +2,7 @@
 //! is.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 
 use super::fixture::Fixture;
 use super::fleet_rotation::{bring, next_key};
@@ -12,7 +13,9 @@ use crate::fleet::claim::{Claim, HostClaim, ReportClaim, Signed, SuccessorClaim}
 use crate::ids::{HostUuid, ProviderUuid};
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
-use crate::manage::fleet::{Follower, kept_name, round, status};
+use crate::manage::fleet::{
+    FleetCommandError, Follower, kept_name, round, round_of_member, status,
+};
 use crate::manage::host::default_deadline;
 use crate::store::{NewProvider, previous_key_name};
 use crate::verdict::facts::Provider;
@@ -333,4 +336,26 @@ fn one_program_serves_many_exchanges_with_one_store() {
     other.memory().fails_after = None;
     round(&one.host, &mut follower, false).unwrap();
     assert_eq!(other.conversations(), 2);
+}
+
+#[test]
+fn a_host_without_the_address_is_not_told_to_join() {
+    let store = SharedStore::new();
+    let one = store.host("one");
+    let asked = || {
+        let exchanged = round_of_member(&one.host, &mut Follower::default(), false);
+        exchanged.map(drop)
+    };
+    asked().unwrap();
+    let path = one.root().join("config.toml");
+    let config = fs::read_to_string(&path).unwrap();
+    fs::write(&path, config.split("[fleet]").next().unwrap()).unwrap();
+    assert!(matches!(asked(), Err(FleetCommandError::NoAddress)));
+    let exchanged = round(&one.host, &mut Follower::default(), false);
+    assert!(exchanged.unwrap().is_none());
+    fs::write(&path, config).unwrap();
+    one.sql("DELETE FROM fleet");
+    assert!(matches!(asked(), Err(FleetCommandError::NoMember)));
+    let exchanged = round(&one.host, &mut Follower::default(), false);
+    assert!(exchanged.unwrap().is_none());
 }

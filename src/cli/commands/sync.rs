@@ -17,7 +17,7 @@ use crate::cli::ui::progress::Progress;
 use crate::cli::ui::table::{BAD, Cell, GOOD, NOTABLE, table};
 use crate::cli::ui::travelling::finding;
 use crate::key::random;
-use crate::manage::fleet::{FleetCommandError, FleetRound, Follower, round};
+use crate::manage::fleet::{FleetCommandError, FleetRound, Follower, round, round_of_member};
 use crate::manage::sync::{SyncAction, SyncError, Synced, SyncedGuest, sync};
 use crate::messages::count;
 
@@ -32,28 +32,64 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10 * 60);
 /// this host's own store: systemd then starts what is installed (`Restart=on-failure`).
 pub(crate) fn follow(context: &Context) -> Result<ExitCode, CommandError> {
     context.log()?;
+    // Only at the beginning a configuration that cannot be used is an end: somebody may be writing it later.
+    let mut interval = context.host.config()?.fleet.interval;
     let mut follower = Follower::default();
-    let mut failures = 0;
+    let mut course = Course::default();
     loop {
-        let interval = context.host.config()?.fleet.interval;
-        match round(&context.host, &mut follower, false) {
-            Ok(Some(done)) => {
-                failures = 0;
-                log_round(&done);
-            }
-            Ok(None) => return Err(FleetCommandError::NoMember.into()),
-            Err(error @ (FleetCommandError::NoAddress | FleetCommandError::NoMember)) => {
-                return Err(error.into());
-            }
-            // Another round would find the same: the release that the store is of has to be started.
-            Err(error) if error.is_of_newer_store() => return Err(error.into()),
-            Err(error) => {
-                failures += 1;
-                let error = CommandError::from(error);
-                tracing::warn!("no facts were exchanged: {error}");
-            }
+        course.after(round_of_member(&context.host, &mut follower, false))?;
+        // One that cannot be used is what the exchange has said.
+        if let Ok(config) = context.host.config() {
+            interval = config.fleet.interval;
         }
-        thread::sleep(pause(interval, failures));
+        thread::sleep(pause(interval, course.failures));
+    }
+}
+
+/// How the exchanges of one process go.
+struct Course {
+    /// How many have failed since one was made.
+    failures: u32,
+    /// Whether one more that finds this host in no fleet is an end. It is at the beginning, and if the exchange before has
+    /// found the same: for a moment, a file that is being written has nothing in it.
+    ends_without_fleet: bool,
+}
+
+impl Default for Course {
+    fn default() -> Self {
+        Self {
+            failures: 0,
+            ends_without_fleet: true,
+        }
+    }
+}
+
+impl Course {
+    /// Logs what an exchange did. Returns the error of one that is the last.
+    fn after(
+        &mut self,
+        exchange: Result<FleetRound, FleetCommandError>,
+    ) -> Result<(), FleetCommandError> {
+        let error = match exchange {
+            Ok(done) => {
+                *self = Self {
+                    failures: 0,
+                    ends_without_fleet: false,
+                };
+                log_round(&done);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        // Another round would find the same: the release that the store is of has to be started.
+        if error.is_of_newer_store() || (error.is_of_no_fleet() && self.ends_without_fleet) {
+            return Err(error);
+        }
+        self.failures += 1;
+        self.ends_without_fleet = error.is_of_no_fleet();
+        let error = CommandError::from(error);
+        tracing::warn!("no facts were exchanged: {error}");
+        Ok(())
     }
 }
 
@@ -216,5 +252,51 @@ impl From<SyncError> for CommandError {
             SyncError::Running => Self::failed(error).with_hint("retry"),
             SyncError::Host(error) => error.into(),
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::manage::host::HostError;
+
+    fn no_address() -> Result<FleetRound, FleetCommandError> {
+        Err(FleetCommandError::NoAddress)
+    }
+
+    fn misconfigured() -> Result<FleetRound, FleetCommandError> {
+        Err(HostError::NoConfig(PathBuf::from("config.toml")).into())
+    }
+
+    #[test]
+    fn a_host_that_is_in_no_fleet_from_the_beginning_does_not_follow_one() {
+        let ended = Course::default().after(no_address());
+        assert!(matches!(ended, Err(FleetCommandError::NoAddress)));
+    }
+
+    #[test]
+    fn a_moment_of_wrong_configuration_is_a_failed_exchange() {
+        let mut course = Course::default();
+        course.after(Ok(FleetRound::default())).unwrap();
+        course.after(misconfigured()).unwrap();
+        course.after(no_address()).unwrap();
+        assert_eq!(course.failures, 2);
+        course.after(Ok(FleetRound::default())).unwrap();
+        assert_eq!(course.failures, 0);
+        // That is no moment.
+        course.after(no_address()).unwrap();
+        assert!(course.after(no_address()).is_err());
+    }
+
+    #[test]
+    fn a_configuration_that_stays_wrong_does_not_end_what_follows() {
+        let mut course = Course::default();
+        for _ in 0..20 {
+            course.after(misconfigured()).unwrap();
+        }
+        assert_eq!(course.failures, 20);
     }
 }

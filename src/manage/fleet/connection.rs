@@ -72,6 +72,11 @@ pub(crate) enum FleetCommandError {
 }
 
 impl FleetCommandError {
+    /// Whether this host is in no fleet, by its configuration or by its store.
+    pub(crate) fn is_of_no_fleet(&self) -> bool {
+        matches!(self, Self::NoAddress | Self::NoMember)
+    }
+
     /// Whether this host's own store is newer than this program: a newer release has been installed since it was started.
     pub(crate) fn is_of_newer_store(&self) -> bool {
         matches!(

@@ -45,5 +45,5 @@ pub(crate) use join::{Joined, join, to_accept};
 pub(crate) use leave::{Left, leave};
 pub(crate) use lost::{LostHost, lost};
 pub(crate) use opening::OpenedKey;
-pub(crate) use round::{FleetRound, Follower, round};
+pub(crate) use round::{FleetRound, Follower, round, round_of_member};
 pub(crate) use status::{FleetHost, FleetStatus, status};

@@ -7,7 +7,7 @@ use std::mem;
 use serde::Serialize;
 
 use super::announced::Announced;
-use super::connection::{FleetCommandError, connect};
+use super::connection::{FleetCommandError, connect, member};
 use super::exchange::{ClosedKey, Exchange, Exchanged};
 use super::guests::HostGuests;
 use super::opening::{Failures, OpenedKey, Wanted, open_announced};
@@ -63,16 +63,25 @@ pub(crate) fn round(
     follower: &mut Follower,
     compare: bool,
 ) -> Result<Option<FleetRound>, FleetCommandError> {
+    if host.config()?.fleet.store.is_none() {
+        return Ok(None);
+    }
+    match round_of_member(host, follower, compare) {
+        Err(error) if error.is_of_no_fleet() => Ok(None),
+        done => done.map(Some),
+    }
+}
+
+/// Exchanges facts. A host that is in no fleet is an error, which says what is missing.
+pub(crate) fn round_of_member(
+    host: &Host,
+    follower: &mut Follower,
+    compare: bool,
+) -> Result<FleetRound, FleetCommandError> {
     let config = host.config()?;
-    let Some(address) = config.fleet.store.clone() else {
-        return Ok(None);
-    };
-    let Some(mut store) = host.store(Access::Write)? else {
-        return Ok(None);
-    };
-    let Some(member) = store.membership()? else {
-        return Ok(None);
-    };
+    let (mut store, member) = member(host, Access::Write)?;
+    let address = config.fleet.store.clone();
+    let address = address.ok_or(FleetCommandError::NoAddress)?;
     // Of two exchanges at once one would move the cursor over what the other is about to ask for.
     let _exclusive = exclusive(host, None)?;
     let mut client = match follower.client.take() {
@@ -94,7 +103,7 @@ pub(crate) fn round(
     let done = work.run(follower, compare)?;
     // After an error nobody knows what the program will say next: it is started anew.
     follower.client = Some((address, client));
-    Ok(Some(done))
+    Ok(done)
 }
 
 struct Work<'a> {

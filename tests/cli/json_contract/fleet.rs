@@ -1,7 +1,7 @@
 //! `fleet …` and `provider accept`: hosts with one shared store.
 
 use std::fs;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -139,29 +139,77 @@ fn a_state_that_the_fleet_gives_is_a_repair_whose_occasion_the_page_names() {
     assert!(page.lines().find(row).unwrap().contains("`fleet`"));
 }
 
-/// systemd runs it; its journal is the log of these tests.
+/// A host that follows the fleet, as systemd runs it; its journal is the log of these tests. It ends with the test.
+struct Following<'s> {
+    site: &'s Site,
+    process: Child,
+}
+
+impl<'s> Following<'s> {
+    /// With this configuration, and an exchange each second.
+    fn with(site: &'s Site, config: &str) -> Self {
+        let config = config.replace("[fleet]\n", "[fleet]\ninterval = \"1s\"\n");
+        site.file("config.toml", &config);
+        let process = Command::new(site.path("bin/vtpm-guard"))
+            .args(site.arguments("sync --follow"))
+            .spawn();
+        Self {
+            site,
+            process: process.unwrap(),
+        }
+    }
+
+    /// Whether the log says so within twenty seconds.
+    fn logs(&self, words: &str) -> bool {
+        says(&self.site.path("log"), words)
+    }
+}
+
+impl Drop for Following<'_> {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn says(path: &str, words: &str) -> bool {
+    has(path, |text| text.contains(words))
+}
+
+fn has(path: &str, wanted: impl Fn(&str) -> bool) -> bool {
+    let mut tries = (0..400).inspect(|_| sleep(Duration::from_millis(50)));
+    tries.any(|_| fs::read_to_string(path).is_ok_and(|text| wanted(&text)))
+}
+
 #[test]
 fn a_host_that_follows_the_fleet_says_in_the_log_what_it_did_and_what_went_wrong() {
     let site = joined();
     let config = fs::read_to_string(site.path("config.toml")).unwrap();
-    let config = config.replace("[fleet]\n", "[fleet]\ninterval = \"1s\"\n");
-    site.file("config.toml", &config);
-    let was_said = |words: &str| {
-        let soon =
-            |_: &u32| fs::read_to_string(site.path("log")).is_ok_and(|log| log.contains(words));
-        let wait = (0..400).inspect(|_| sleep(Duration::from_millis(50)));
-        wait.into_iter().any(|step| soon(&step))
-    };
     site.did("provider create another");
-    let mut follows = Command::new(site.path("bin/vtpm-guard"));
-    let mut follows = follows
-        .args(site.arguments("sync --follow"))
-        .spawn()
-        .unwrap();
-    let told = was_said("told the fleet");
+    let follows = Following::with(&site, &config);
+    assert!(follows.logs("told the fleet"));
     site.cut_fleet();
-    let failed = was_said("no facts were exchanged: ");
-    follows.kill().unwrap();
-    follows.wait().unwrap();
-    assert!(told && failed, "{told} {failed}");
+    assert!(follows.logs("no facts were exchanged: "));
+}
+
+#[test]
+fn a_host_that_follows_the_fleet_outlives_a_configuration_that_is_wrong_for_a_while() {
+    let site = joined();
+    let config = fs::read_to_string(site.path("config.toml")).unwrap();
+    site.did("provider create another");
+    let follows = Following::with(&site, &config);
+    assert!(follows.logs("told the fleet"));
+    let right = fs::read_to_string(site.path("config.toml")).unwrap();
+    site.file("config.toml", "[fleet\n");
+    assert!(follows.logs("no facts were exchanged: "));
+    site.file("config.toml", &right);
+    site.did("provider create a-third");
+    let after = |log: &str| {
+        log.split("no facts were exchanged")
+            .last()
+            .unwrap()
+            .to_owned()
+    };
+    assert!(has(&site.path("log"), |log| after(log)
+        .contains("told the fleet")));
 }
