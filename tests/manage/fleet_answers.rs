@@ -96,9 +96,9 @@ fn who_has_the_provider_key_of_none_of_its_keys_has_no_say_in_a_guest() {
     assert_eq!(judged(second, guest, &facts), ignored(2));
 }
 
-/// It has that in its own store, unless that is an older one, and then it does not run the guest.
+/// It runs the guest here, if anywhere.
 #[test]
-fn what_this_host_itself_said_of_a_run_tells_it_nothing() {
+fn what_this_host_itself_said_of_a_run_is_no_run_elsewhere() {
     let moved = moved();
     let (member, guest, second) = (moved.member(), &moved.guest, &moved.second);
     let own = second.store().join_fleet("host2", Timestamp::now());
@@ -111,6 +111,36 @@ fn what_this_host_itself_said_of_a_run_tells_it_nothing() {
         facts.push(host.placement(guest, true, now(), &member.kek()));
         assert_eq!(judged(second, guest, &facts), (found.to_owned(), 0));
     }
+}
+
+/// Its own word in the shared store was ignored, and the state from before that run put back unasked.
+#[test]
+fn a_run_here_that_a_restored_store_does_not_know_makes_a_state_old() {
+    let moved = moved();
+    let (member, guest, second) = (moved.member(), &moved.guest, &moved.second);
+    second.adopt_provider_of(&moved.first, "b");
+    let own = second.store().join_fleet("host2", Timestamp::now());
+    let own = Member {
+        host: own.unwrap(),
+        ..Member::new(&moved.first, "host2")
+    };
+    let at = now() - 5000;
+    let state = member.state(guest, at);
+    let outcome = |said: Fact| {
+        let facts = [member.keys(guest), vec![said]].concat();
+        let store = FleetStore::with(&facts, std::slice::from_ref(&state));
+        store.configure(second, "");
+        words(&start(second, guest, Mode::DryRun))
+    };
+    let fine = "allow fleet-key-learnt state-gone learn-key restore-tpm-state";
+    for running in [true, false] {
+        let said = |at| own.placement(guest, running, at, &member.kek());
+        assert_eq!(outcome(said(at)), fine);
+        assert_eq!(outcome(said(at + 1)), "VG205");
+    }
+    // Who has the provider key of none of its keys has no say in a guest, in this host's name either.
+    let of_another = own.placement(guest, true, at + 1, &member.kek_of("b"));
+    assert_eq!(outcome(of_another), fine);
 }
 
 #[test]

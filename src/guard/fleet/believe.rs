@@ -31,7 +31,7 @@ pub(super) struct Believed {
     pub(super) states: Vec<DatedState>,
     /// How much did not count.
     pub(super) ignored: usize,
-    /// The end of the last run that a host has signed.
+    /// The end of the last run that a host has signed, and what this host itself has said of one later.
     newest: Option<Timestamp>,
 }
 
@@ -146,8 +146,14 @@ impl Reader<'_> {
             Ok(Claim::Placement(signed)) => {
                 if let Some(kek) = self.kek(signed.key_id) {
                     match signed.check(&kek) {
-                        // What this host itself did is in its own store.
-                        Ok(says) if says.domain == self.domain && Some(says.host) == self.own => {}
+                        // What this host itself did is in its own store, unless that is an older one: then a run of it
+                        // makes states old, and runs nowhere else.
+                        Ok(says) if says.domain == self.domain && Some(says.host) == self.own => {
+                            if self.wraps_a_key(signed.key_id) {
+                                let newest = &mut self.believed.newest;
+                                *newest = (*newest).max(Some(Timestamp(says.at)));
+                            }
+                        }
                         Ok(says)
                             if says.domain == self.domain && self.wraps_a_key(signed.key_id) =>
                         {

@@ -43,3 +43,26 @@ fn a_guest_that_ran_when_its_host_was_lost_is_set_back_only_when_that_is_said() 
     beta.starts_with(&guest, &tpm);
     assert_eq!(beta.tpms_made(&guest), 0);
 }
+
+// Its store is that of yesterday, and its TPM states are gone. What it has said itself of the run since, it knows no more.
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_guest_that_ran_after_the_backup_of_its_host_is_set_back_only_when_that_is_said() {
+    let (_fleet, [alpha]) = Fleet::with_hosts();
+    let guest = alpha.define_bound_guest("vm1", "nkp-a");
+    alpha.start_and_stop(&guest);
+    alpha.exchange();
+    let tpm = alpha.tpm(&guest);
+    alpha.guard(&["store", "backup", "/run/backup"]).ok();
+    alpha.start_running(&guest);
+    alpha.exchange();
+    alpha.stop(&guest);
+    alpha.remove_tpm_state(&guest);
+    alpha.guard(&["store", "restore", "/run/backup"]).ok();
+    let refused = alpha.start(&guest).refused_with("VG205");
+    assert!(refused.stderr.contains("state restore vm1"), "{refused:#?}");
+    assert!(!alpha.has_tpm_state(&guest));
+    alpha.guard(&["state", "restore", "vm1"]).ok();
+    alpha.starts_with(&guest, &tpm);
+    assert_eq!(alpha.tpms_made(&guest), 0);
+}

@@ -70,8 +70,7 @@ impl Exchange<'_> {
             Claim::Placement(placement) => {
                 let kek = self.held(placement.key_id)?;
                 let says = placement.check(&kek)?;
-                // What this host did it knows itself.
-                if says.host == self.host {
+                if says.host == self.host && !self.has_forgotten(says) {
                     return Err(NotKept::Unneeded);
                 }
                 if is_of_the_future(says.at, self.now)
@@ -133,6 +132,19 @@ impl Exchange<'_> {
         let known = self.store.facts_about(says.domain, Kind::Key);
         kept.iter().any(|known| is_its(&known.fact))
             || known.is_ok_and(|facts| facts.iter().any(is_its))
+    }
+
+    /// Whether this host, whose store was restored from a backup, has said this of a run and does not know it any more.
+    /// Of a run that it knows nobody else ends it: `fleet lost` says so in the name of a host that may be there.
+    fn has_forgotten(&self, says: &PlacementClaim) -> bool {
+        let known = self.store.placements(says.domain);
+        known.is_ok_and(|known| {
+            let own = known.iter().find(|it| it.is_own);
+            own.is_none_or(|own| {
+                let own = &own.placement;
+                says.at > own.at && (says.running || !own.running)
+            })
+        })
     }
 
     /// A key that was believed, now or before.

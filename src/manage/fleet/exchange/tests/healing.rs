@@ -6,7 +6,8 @@ use super::pair::{A, B, NOW, pair, sync, sync_both};
 use super::shared::Memory;
 use crate::clock::Timestamp;
 use crate::fleet::claim::{
-    Claim, EventClaim, HostClaim, KeyClaim, Signed, SlotClaim, StatusClaim, SuccessorClaim,
+    Claim, EventClaim, HostClaim, KeyClaim, PlacementClaim, Signed, SlotClaim, StatusClaim,
+    SuccessorClaim,
 };
 use crate::fleet::status::KeyStatus;
 use crate::fleet::{Fact, FactId, Kind};
@@ -322,6 +323,61 @@ fn a_host_that_has_lost_what_it_knew_is_healed_by_the_store() {
         .unwrap();
     two.sync(&mut shared, true, NOW).unwrap();
     assert_eq!(two.candidates(guest(1), b"first").len(), 1);
+}
+
+/// What this host has said last of where a guest is: since when, and whether it runs.
+fn own_word(host: &Host) -> (i64, bool) {
+    let placements = host.store.placements(guest(1)).unwrap();
+    let own = placements.into_iter().find(|it| it.is_own).unwrap();
+    (own.placement.at, own.placement.running)
+}
+
+#[test]
+fn a_host_whose_store_was_restored_learns_which_runs_it_has_had_since() {
+    let (mut one, _, mut shared) = pair();
+    let note = |host: &mut Host, running, after: i64| {
+        let at = Timestamp(NOW.0 + after);
+        let noted = host.store.note_placement(guest(1), "vm1", running, at);
+        noted.unwrap();
+    };
+    one.make_key(guest(1), "nkp-a", b"first", NOW);
+    note(&mut one, true, 0);
+    note(&mut one, false, 1);
+    sync(&mut one, &mut shared);
+    let backup = one.backup();
+    for (running, after) in [(true, 2), (false, 3)] {
+        note(&mut one, running, after);
+        sync(&mut one, &mut shared);
+        // To those who know it already it is no news.
+        assert_eq!(sync(&mut one, &mut shared).pulled, 0);
+        one.restore(&backup);
+        assert_eq!(own_word(&one), (NOW.0 + 1, false));
+        sync(&mut one, &mut shared);
+        assert_eq!(own_word(&one), (NOW.0 + after, running));
+    }
+}
+
+/// Somebody took it for lost (`fleet lost`): the end of its run is for it to say.
+#[test]
+fn a_run_that_a_host_knows_is_ended_by_nobody_else() {
+    let (mut one, mut two, mut shared) = pair();
+    one.make_key(guest(1), "nkp-a", b"first", NOW);
+    let noted = one.store.note_placement(guest(1), "vm1", true, NOW);
+    noted.unwrap();
+    sync_both(&mut one, &mut two, &mut shared);
+    let placements = one.store.placements(guest(1)).unwrap();
+    let ended = PlacementClaim {
+        at: NOW.0 + 1,
+        running: false,
+        ..placements[0].placement.clone()
+    };
+    let host = ended.host;
+    let ended = Claim::Placement(Signed::new(ended, &kek(&A))).write(host, NOW);
+    shared.facts.insert(ended.id, (100, ended));
+    sync_both(&mut one, &mut two, &mut shared);
+    let heard = two.store.placements(guest(1)).unwrap();
+    assert_eq!(heard[0].placement.at, NOW.0 + 1);
+    assert_eq!(own_word(&one), (NOW.0, true));
 }
 
 #[test]

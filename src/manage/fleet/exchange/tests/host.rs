@@ -1,6 +1,7 @@
 //! A model host: a real store, provider keys in memory, and the TPM states that are on it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -15,6 +16,7 @@ use crate::key::new_key::NewKey;
 use crate::key::wrap::{Generation, WrappedDek};
 use crate::keyring::Keyring;
 use crate::keyring::unlock::{Unlocker, UnsealedKeks};
+use crate::manage::host::default_deadline;
 use crate::store::{
     Access, AddKey, KeyChange, KeyRefRecord, NewProvider, OtherKeys, RewrappedRow, Store,
 };
@@ -128,6 +130,24 @@ impl Host {
 
     pub(super) fn rows(&self, guest: DomainUuid) -> Vec<KeyRefRecord> {
         self.store.all_key_refs(Some(guest), true).unwrap()
+    }
+
+    /// A copy of its store, as `store backup` makes it.
+    pub(super) fn backup(&self) -> PathBuf {
+        let file = self.dir.path().join("backup.db");
+        self.store.backup(&file, default_deadline()).unwrap();
+        file
+    }
+
+    /// Puts it back, as `store restore` does.
+    pub(super) fn restore(&mut self, backup: &Path) {
+        let restored = Store::restore(
+            self.dir.path(),
+            backup,
+            Timestamp::now(),
+            default_deadline(),
+        );
+        restored.unwrap();
     }
 
     pub(super) fn provider(&self, name: &str) -> Provider {
