@@ -16,6 +16,7 @@ use crate::manage::fleet::{
 use crate::manage::host::default_deadline;
 use crate::manage::provider_delete::delete;
 use crate::manage::slots::add;
+use crate::manage::store_backup::{backup, restore};
 use crate::store::NewProvider;
 use crate::verdict::facts::Provider;
 
@@ -317,4 +318,36 @@ fn a_slot_that_does_not_open_is_left_alone_for_a_while() {
     assert_eq!(round().trouble.len(), 16);
     assert_eq!(round().trouble.len(), 4);
     assert_eq!(round().trouble.len(), 0);
+}
+
+/// What it had said itself counted as known: it never heard of that provider again, and refused its guests.
+#[test]
+fn a_host_whose_store_was_restored_opens_again_what_it_had_announced_since() {
+    for keys_are_lost in [true, false] {
+        let store = SharedStore::new();
+        let one = host(&store, "one");
+        exchange(&one);
+        let file = one.root().join("backup");
+        backup(&one.host, &file).unwrap();
+        let made = one.make_provider("c");
+        add(&one.host, "c", &toy("c"), None).unwrap();
+        let guest = one.define("vm1");
+        let dek = crate::key::dek::Dek::generate().unwrap();
+        one.add_key(&guest, "c", &dek);
+        exchange(&one);
+        if keys_are_lost {
+            one.lose_key("c");
+        }
+        restore(&one.host, &file).unwrap();
+        assert_eq!(with_key(&one, made.key_id), []);
+        let done = exchange(&one);
+        assert_eq!(done.trouble, [""; 0]);
+        assert_eq!((done.opened.len(), done.opened[0].name.as_str()), (1, "c"));
+        assert_eq!((done.exchanged.added, one.rows(&guest).len()), (1, 1));
+        let accepted = accepted(&one, "c");
+        assert_eq!(
+            (accepted.key_id, accepted.was_accepted),
+            (made.key_id, false)
+        );
+    }
 }

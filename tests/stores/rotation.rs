@@ -76,6 +76,28 @@ fn a_rotation_waits_for_the_hosts_and_they_follow_it() {
     assert_eq!(three.key(&format!("fleet/nkp-a/{after}")), Some(after));
 }
 
+/// It had announced the slot of the next key itself, and did not learn it again: it went on wrapping with the old key.
+#[test]
+#[ignore = "needs root: a network of its own"]
+fn a_host_that_was_restored_to_before_its_own_rotation_follows_it() {
+    let database = database();
+    let (one, two) = sharing_a_provider(&database);
+    let before = one.key("nkp-a").unwrap();
+    let backup = one.path("backup").display().to_string();
+    one.does(&format!("store backup {backup}"));
+    let waits = one.run("provider rotate nkp-a --wait 0s");
+    assert_eq!(waits.status.code(), Some(1));
+    two.does("sync");
+    one.does("provider rotate nkp-a --wait 0s");
+    let after = one.key("nkp-a").unwrap();
+    assert_ne!(after, before);
+    one.does(&format!("store restore {backup}"));
+    assert_eq!(one.key("nkp-a"), Some(before.clone()));
+    one.does("sync");
+    assert_eq!(one.key("nkp-a"), Some(after));
+    assert_eq!(one.key(&format!("nkp-a/{before}")), Some(before));
+}
+
 #[test]
 #[ignore = "needs root: a network of its own"]
 fn a_host_that_has_not_opened_the_next_key_is_waited_for_whatever_the_database_says_of_it() {

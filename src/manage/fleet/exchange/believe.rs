@@ -79,27 +79,13 @@ impl Exchange<'_> {
                     return Err(BadClaim::NotSigned(placement.key_id).into());
                 }
             }
-            // What this host has said of itself it knows.
-            Claim::Provider(_) | Claim::Slot(_) | Claim::Successor(_) | Claim::Host(_)
-                if fact.host == self.host && !self.vouches(&claim) =>
-            {
-                return Err(NotKept::Unneeded);
-            }
+            // Also what this host has said, which its store may have forgotten: it was restored from a backup. Of what
+            // somebody else says in its name it believes no more than of what is said in the name of others.
             Claim::Provider(_) | Claim::Slot(_) | Claim::Successor(_) | Claim::Host(_) => {}
             // Nobody asked for those.
             Claim::Event(_) | Claim::Report(_) => return Err(NotKept::Unneeded),
         }
         Ok(claim)
-    }
-
-    /// Whether this host stores a fact again that the shared store has lost: its own, and what a KEK of this host signs
-    /// or opens. Others store theirs; and junk that was removed there stays away.
-    pub(super) fn answers_for(&mut self, fact: &Fact, claim: &Claim) -> bool {
-        match claim {
-            Claim::Key(_) | Claim::Status(_) => true,
-            Claim::Slot(slot) => fact.host == self.host || self.provider_of(slot.key_id).is_some(),
-            _ => fact.host == self.host || self.vouches(claim),
-        }
     }
 
     /// Whether a KEK of this host has signed this, so that it is no junk.

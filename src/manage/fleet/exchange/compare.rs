@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest, Sha256};
 
+use super::answers::KnownHosts;
 use super::{ALWAYS, COMPARED, Exchange, ExchangeError, Exchanged};
 use crate::fleet::claim::Claim;
-use crate::fleet::{Fact, FactId};
+use crate::fleet::{Fact, FactId, Kind};
 use crate::manage::host::default_deadline;
 use crate::store::KnownFact;
 
@@ -36,6 +37,7 @@ impl Exchange<'_> {
         let theirs = self.shared.ids(&scope, &differing, default_deadline())?;
         let theirs: BTreeSet<FactId> = theirs.into_iter().collect();
         let mut to_push = Vec::new();
+        let hosts = KnownHosts::of(own.values().filter(|fact| fact.kind == Kind::Host));
         for fact in own.values() {
             if !differing.contains(&fact.id.0[0]) || theirs.contains(&fact.id) {
                 continue;
@@ -43,7 +45,7 @@ impl Exchange<'_> {
             let Ok(claim) = Claim::read(fact) else {
                 continue;
             };
-            if self.answers_for(fact, &claim) {
+            if self.answers_for(fact, &claim, &hosts) {
                 to_push.push(KnownFact {
                     claim,
                     fact: fact.clone(),

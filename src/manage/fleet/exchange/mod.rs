@@ -4,6 +4,7 @@
 //! Nothing that the shared store says is believed before it proves itself: see `believe`. An exchange that ends
 //! anywhere is continued by the next one, and what was done twice is done once.
 
+mod answers;
 mod believe;
 mod compare;
 mod learn;

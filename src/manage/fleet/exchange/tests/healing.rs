@@ -6,8 +6,8 @@ use super::pair::{A, B, NOW, pair, sync, sync_both};
 use super::shared::Memory;
 use crate::clock::Timestamp;
 use crate::fleet::claim::{
-    Claim, EventClaim, HostClaim, KeyClaim, PlacementClaim, Signed, SlotClaim, StatusClaim,
-    SuccessorClaim,
+    Claim, EventClaim, HostClaim, KeyClaim, PlacementClaim, ProviderClaim, Signed, SlotClaim,
+    StatusClaim, SuccessorClaim,
 };
 use crate::fleet::status::KeyStatus;
 use crate::fleet::{Fact, FactId, Kind};
@@ -249,7 +249,10 @@ fn each_host_heals_a_store_of_its_own_words_and_of_those_that_a_key_of_it_vouche
     let host = two.store.membership().unwrap().unwrap().host;
     let other = HostUuid::random();
     let unknown = kek(&[9; 32]);
-    let says_host = |name: &str| Claim::Host(HostClaim::new(HostUuid::random(), name, NOW, false));
+    let says_host = |of, after, left| {
+        let at = Timestamp(NOW.0 + after);
+        Claim::Host(HostClaim::new(of, "a name", at, left))
+    };
     let slot = |key_id, remote_key: &str| {
         Claim::Slot(SlotClaim {
             key_id,
@@ -271,6 +274,18 @@ fn each_host_heals_a_store_of_its_own_words_and_of_those_that_a_key_of_it_vouche
         };
         Claim::Successor(Signed::new(says, signer))
     };
+    let name = |signer: &Kek| {
+        let says = ProviderClaim {
+            name: "its name elsewhere".to_owned(),
+            key_id: signer.key_id(),
+            key_version: 1,
+        };
+        Claim::Provider(Signed::new(says, signer))
+    };
+    // One of its keys, which does not open now.
+    let closed = kek(&[3; 32]);
+    two.add_provider("nkp-c", [3; 32]);
+    two.keks.pop();
     let wrapped = WrappedDek::wrap(&kek(&A), &dek(b"first"), guest(1), Generation(0)).unwrap();
     let key = KeyClaim::new(guest(1), wrapped.clone(), "nkp-a", Some(1)).unwrap();
     let status = StatusClaim {
@@ -281,13 +296,23 @@ fn each_host_heals_a_store_of_its_own_words_and_of_those_that_a_key_of_it_vouche
         host: other,
     };
     let said = [
-        (says_host("own"), host, true),
-        (says_host("another"), other, false),
-        (slot(unknown.key_id(), "own"), host, true),
+        (says_host(host, 1, false), host, true),
+        // It has said something else since.
+        (says_host(host, 0, false), host, false),
+        (says_host(other, 0, false), other, false),
+        // That it took the other one for lost, and one that was never there.
+        (says_host(other, 1, true), host, true),
+        (says_host(HostUuid::random(), 1, true), host, false),
+        (slot(kek(&A).key_id(), "own"), host, true),
+        (slot(unknown.key_id(), "junk in its name"), host, false),
         (slot(kek(&A).key_id(), "of a key that is here"), other, true),
         (slot(unknown.key_id(), "junk"), other, false),
         (successor(&kek(&A)), other, true),
         (successor(&unknown), other, false),
+        (name(&kek(&A)), host, true),
+        (name(&closed), host, true),
+        (successor(&closed), other, false),
+        (name(&unknown), host, false),
         (Claim::Key(key), other, true),
         (Claim::Status(Signed::new(status, &kek(&A))), other, true),
     ];

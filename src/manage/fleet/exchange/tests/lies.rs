@@ -4,7 +4,8 @@ use super::super::is_of_the_future;
 use super::host::{Host, dek, guest, kek};
 use super::pair::{A, B, NOW, pair, sync, sync_both};
 use crate::fleet::claim::{
-    Claim, HostClaim, KeyClaim, PlacementClaim, ProviderClaim, Signed, StatusClaim, SuccessorClaim,
+    Claim, HostClaim, KeyClaim, PlacementClaim, ProviderClaim, Signed, SlotClaim, StatusClaim,
+    SuccessorClaim,
 };
 use crate::fleet::status::KeyStatus;
 use crate::fleet::{Fact, FactId, Kind};
@@ -142,15 +143,52 @@ fn a_guest_that_has_too_many_keys_here_gets_none_of_other_hosts() {
 }
 
 #[test]
-fn what_others_say_in_this_hosts_name_is_not_kept() {
+fn what_others_say_in_this_hosts_name_is_not_said_again_once_it_was_removed() {
     let (mut one, mut two, mut shared) = pair();
     let host = one.store.membership().unwrap().unwrap().host;
-    let lie = Claim::Host(HostClaim::new(HostUuid::random(), "nobody", NOW, false));
-    let lie = lie.write(host, NOW);
-    shared.facts.insert(lie.id, (0, lie));
     sync_both(&mut one, &mut two, &mut shared);
-    let known = |host: &Host| host.store.count_facts(Kind::Host).unwrap();
-    assert_eq!((known(&one), known(&two)), (0, 1));
+    let nobody = |left| Claim::Host(HostClaim::new(HostUuid::random(), "nobody", NOW, left));
+    let name = |name: &str| {
+        let says = ProviderClaim {
+            name: name.to_owned(),
+            key_id: kek(&[9; 32]).key_id(),
+            key_version: 1,
+        };
+        Claim::Provider(Signed::new(says, &kek(&[9; 32])))
+    };
+    let slot = Claim::Slot(SlotClaim {
+        key_id: kek(&[9; 32]).key_id(),
+        kind: "transit".to_owned(),
+        label: None,
+        kms: "vault".to_owned(),
+        remote_key: "junk".to_owned(),
+        remote_version: None,
+        blob: vec![1],
+    });
+    let lies = [
+        nobody(false),
+        nobody(true),
+        slot,
+        name("junk"),
+        name("nkp-a"),
+    ];
+    let mut lies = lies.map(|claim| claim.write(host, NOW));
+    // As if a key had signed it that is here.
+    lies[4].key_id = Some(kek(&A).key_id());
+    for lie in &lies {
+        shared.facts.insert(lie.id, (100, lie.clone()));
+    }
+    for host in [&mut one, &mut two] {
+        host.sync(&mut shared, true, NOW).unwrap();
+    }
+    for lie in &lies {
+        assert!(one.store.knows_fact(lie.id).unwrap(), "{}", lie.body);
+        shared.facts.remove(&lie.id);
+    }
+    for host in [&mut one, &mut two] {
+        assert_eq!(host.sync(&mut shared, true, NOW).unwrap().pushed, 0);
+    }
+    assert!(lies.iter().all(|lie| !shared.facts.contains_key(&lie.id)));
 }
 
 #[test]
