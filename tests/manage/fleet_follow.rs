@@ -14,9 +14,10 @@ use crate::ids::{HostUuid, ProviderUuid};
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::manage::fleet::{
-    FleetCommandError, Follower, kept_name, round, round_of_member, status,
+    FleetCommandError, Follower, join, kept_name, leave, round, round_of_member, status,
 };
 use crate::manage::host::default_deadline;
+use crate::manage::store_backup::{backup, restore};
 use crate::store::{NewProvider, previous_key_name};
 use crate::verdict::facts::Provider;
 
@@ -180,6 +181,29 @@ fn a_host_that_was_taken_for_lost_is_there_all_the_same() {
     assert_eq!(names(), ["two"]);
     exchange(&one);
     assert_eq!(names(), ["one", "two"]);
+}
+
+/// What the clone said as it left, was its own word, which it did not hear: the others missed it for ever.
+#[test]
+fn a_host_whose_clone_has_left_is_there_all_the_same() {
+    let store = SharedStore::new();
+    let (one, two) = (store.host("one"), store.host("two"));
+    exchange(&one);
+    let image = one.root().join("image");
+    backup(&one.host, &image).unwrap();
+    let clone = store.host("clone");
+    restore(&clone.host, &image).unwrap();
+    assert_eq!(leave(&clone.host, false).unwrap().name, "one");
+    let names = || -> Vec<String> {
+        exchange(&two);
+        let hosts = status(&two.host).unwrap().hosts;
+        hosts.into_iter().map(|it| it.name).collect()
+    };
+    assert_eq!(names(), ["two"]);
+    exchange(&one);
+    assert_eq!(names(), ["one", "two"]);
+    join(&clone.host, Some("clone")).unwrap();
+    assert_eq!(names(), ["clone", "one", "two"]);
 }
 
 #[test]
