@@ -300,50 +300,58 @@ fn the_history_of_all_hosts_shows_each_start_once_as_it_ended() {
     let store = SharedStore::new();
     let one = store.host("one");
     let (host, other) = (HostUuid::random(), HostUuid::random());
-    let guest = DomainUuid::random();
-    let say = |host, seq, at, allowed: bool| {
+    let (guest, second) = (DomainUuid::random(), DomainUuid::random());
+    let say = |host, seq, at, domain, message: &str, allowed: bool| {
         let claim = Claim::Event(EventClaim {
             host,
             host_name: "there".to_owned(),
             seq,
             at,
-            domain: guest,
+            domain,
             name: "vm1".to_owned(),
             operation: "prepare".to_owned(),
             allowed,
             code: (!allowed).then(|| "VG201".to_owned()),
-            message: format!("{seq} at {at}"),
+            message: format!("{seq} at {at}: {message}"),
         });
         store.put(claim.write(host, Timestamp(at)));
     };
-    // Allowed at first and then refused, told in this order and, by clocks that jump, in the other one.
-    say(host, 1, 100, true);
-    say(host, 1, 101, false);
-    say(host, 2, 203, true);
-    say(host, 2, 202, false);
-    // Refused twice, and allowed twice: what was said last.
-    say(host, 3, 300, false);
-    say(host, 3, 301, false);
-    say(host, 4, 400, true);
-    say(host, 4, 401, true);
-    say(other, 4, 500, true);
-    let history = |since, limit| {
-        let found = fleet_history(&one.host, Some(guest), since, None, limit).unwrap();
+    // Allowed at first and then refused: the answer has them in one order and in the other.
+    for seq in 1..=8 {
+        say(host, seq, seq * 100, guest, "starts", true);
+        say(host, seq, seq * 100, guest, "has failed", false);
+    }
+    say(other, 8, 850, guest, "starts", true);
+    say(host, 9, 900, guest, "starts", true);
+    // The store was restored from a backup: its numbers are used again, for others as well.
+    say(host, 1, 1000, guest, "starts", true);
+    say(host, 9, 900, second, "starts", true);
+    let history = |guest, since, limit| {
+        let found = fleet_history(&one.host, guest, since, None, limit).unwrap();
         let found = found.events;
         let row = |it: &crate::manage::fleet::FleetEvent| (it.message.clone(), it.is_allowed());
         found.iter().map(row).collect::<Vec<_>>()
     };
     let row = |message: &str, is_allowed| (message.to_owned(), is_allowed);
-    let all = [
-        row("4 at 500", true),
-        row("4 at 401", true),
-        row("3 at 301", false),
-        row("2 at 202", false),
-        row("1 at 101", false),
+    let mut all = vec![
+        row("1 at 1000: starts", true),
+        row("9 at 900: starts", true),
+        row("8 at 850: starts", true),
     ];
-    assert_eq!(history(None, 10), all);
-    assert_eq!(history(None, 2), all[..2]);
-    assert_eq!(history(Some(Timestamp(300)), 10), all[..3]);
+    let failed = |seq| row(&format!("{seq} at {seq}00: has failed"), false);
+    all.extend((1..=8).rev().map(failed));
+    assert_eq!(history(Some(guest), None, 20), all);
+    assert_eq!(history(Some(guest), None, 2), all[..2]);
+    assert_eq!(history(Some(guest), Some(Timestamp(850)), 10), all[..3]);
+    let both = history(None, Some(Timestamp(900)), 10);
+    assert_eq!(both, [&all[0], &all[1], &all[1]].map(Clone::clone));
+    // Told twice, with another sentence.
+    for message in ["has failed", "has failed, too"] {
+        say(host, 10, 1100, guest, message, false);
+    }
+    let latest = history(Some(guest), None, 2);
+    assert!(latest[0].0.starts_with("10 at 1100") && !latest[0].1);
+    assert_eq!(latest[1], all[0]);
 }
 
 #[test]

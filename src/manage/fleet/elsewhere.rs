@@ -9,7 +9,7 @@ use super::status::{hosts, newest_reports};
 use crate::clock::Timestamp;
 use crate::fleet::claim::{Claim, EventClaim};
 use crate::fleet::{Kind, Search};
-use crate::ids::{DomainUuid, HostUuid};
+use crate::ids::DomainUuid;
 use crate::manage::guests::GuestRef;
 use crate::manage::host::{Host, default_deadline};
 use crate::store::Access;
@@ -33,10 +33,6 @@ pub(crate) struct FleetGuest {
 #[derive(Debug, Serialize)]
 pub(crate) struct FleetEvent {
     pub(crate) host: String,
-    #[serde(skip)]
-    host_uuid: HostUuid,
-    #[serde(skip)]
-    seq: i64,
     pub(crate) at: Timestamp,
     #[serde(rename = "domain")]
     pub(crate) guest: GuestRef,
@@ -144,16 +140,16 @@ pub(crate) fn fleet_history(
         limit: limit.saturating_mul(3),
     };
     let mut events: Vec<FleetEvent> = Vec::new();
-    let mut known: BTreeMap<(HostUuid, i64), usize> = BTreeMap::new();
+    let mut known: BTreeMap<_, usize> = BTreeMap::new();
     let found = client.search(&search, default_deadline())?;
     for fact in found.facts {
         let Ok(Claim::Event(said)) = Claim::read(&fact) else {
             continue;
         };
+        // A store that was restored from a backup uses numbers again.
+        let row = (said.host, said.seq, said.at, said.domain);
         let new = event(said);
-        let at = *known
-            .entry((new.host_uuid, new.seq))
-            .or_insert(events.len());
+        let at = *known.entry(row).or_insert(events.len());
         match events.get_mut(at) {
             // A refusal is what a start that was allowed at first has become.
             Some(known) if known.is_allowed() && !new.is_allowed() => *known = new,
@@ -170,8 +166,6 @@ pub(crate) fn fleet_history(
 fn event(said: EventClaim) -> FleetEvent {
     FleetEvent {
         host: said.host_name,
-        host_uuid: said.host,
-        seq: said.seq,
         at: Timestamp(said.at),
         guest: GuestRef::of_uuid(said.domain, Some(said.name)),
         operation: said.operation,

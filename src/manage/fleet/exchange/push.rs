@@ -16,7 +16,7 @@ use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::key::wrap::WrappedDek;
 use crate::manage::host::default_deadline;
-use crate::store::{KnownFact, MAX_MESSAGE, QueuedState, Subject};
+use crate::store::{EventRow, KnownFact, MAX_MESSAGE, QueuedState, Subject};
 use crate::verdict::code::Code;
 
 /// How many notes of the outbox are sent at once.
@@ -255,10 +255,19 @@ impl Exchange<'_> {
             limit: 1,
         };
         let found = self.shared.search(&last, default_deadline())?;
-        let seq = found.iter().find_map(|fact| match Claim::read(fact) {
-            Ok(Claim::Event(event)) if event.host == self.host => Some(event.seq),
+        let last = found.iter().find_map(|fact| match Claim::read(fact) {
+            Ok(Claim::Event(event)) if event.host == self.host => Some(event),
             _ => None,
         });
+        // A store that was restored from a backup uses numbers again: what has that one is another event, perhaps.
+        let seq = match last {
+            Some(said) => {
+                let here = self.store.event(said.seq)?;
+                let is_same = |it: &EventRow| (it.at.0, it.domain_uuid) == (said.at, said.domain);
+                here.filter(is_same).map(|it| it.id)
+            }
+            None => None,
+        };
         Ok(self.store.announce_again(seq.unwrap_or_default())?)
     }
 }

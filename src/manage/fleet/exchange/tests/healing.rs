@@ -243,6 +243,37 @@ fn history_is_told_and_again_where_another_database_lacks_it() {
     assert_eq!(events(&shared), all);
 }
 
+/// The numbers of its events are used again: what it had told of those that are gone is nothing that it has told of these.
+#[test]
+fn history_that_is_written_after_a_restore_is_told_another_database_too() {
+    let (mut one, _, mut shared) = pair();
+    let record = |one: &mut Host, at: i64| {
+        let event = Event::new(Timestamp(at), Origin::Renew, guest(1), "vm1", "done");
+        one.store.record_event(&event).unwrap();
+    };
+    record(&mut one, NOW.0);
+    sync(&mut one, &mut shared);
+    let backup = one.backup();
+    for after in 1..=2 {
+        record(&mut one, NOW.0 + after);
+    }
+    sync(&mut one, &mut shared);
+    let older = shared.clone();
+    one.restore(&backup);
+    for after in 11..=13 {
+        record(&mut one, NOW.0 + after);
+    }
+    sync(&mut one, &mut shared);
+    // Restored, too, to before that.
+    shared.replace_by(older);
+    sync(&mut one, &mut shared);
+    let facts = shared.facts.values().map(|(_, fact)| fact);
+    let events = facts.filter(|fact| fact.kind == Kind::Event);
+    let mut told: Vec<_> = events.map(|fact| fact.at.0 - NOW.0).collect();
+    told.sort_unstable();
+    assert_eq!(told, [0, 1, 2, 11, 12, 13]);
+}
+
 #[test]
 fn each_host_heals_a_store_of_its_own_words_and_of_those_that_a_key_of_it_vouches_for() {
     let (_, mut two, _) = pair();
