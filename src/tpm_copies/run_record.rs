@@ -68,7 +68,7 @@ impl RunRecord {
         }
         // What a start that has not succeeded began with is what the next one begins with.
         let is_of_this_start = self.state.as_deref() == Some(copy.manifest.sha256());
-        let is_older = self.outdated || self.migrated;
+        let is_older = self.outdated || self.migrated || copy.is_followed;
         !is_of_this_start
             && (is_older || (!self.starting && has_started_since(copy.manifest.kept_at())))
     }

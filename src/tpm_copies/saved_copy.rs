@@ -16,7 +16,8 @@ pub struct SavedCopy {
     /// Its manifest.
     pub manifest: Manifest,
     pub(super) bytes: Vec<u8>,
-    /// Whether a later run of the guest is known, of a copy that is none of this host's own.
+    /// Whether a later run of the guest is known, of a copy that is none of this host's own; of its own, one of which it
+    /// has heard only now.
     pub is_followed: bool,
 }
 

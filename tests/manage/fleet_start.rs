@@ -568,6 +568,29 @@ fn a_start_that_asks_the_fleet_restores_the_later_copy_of_this_host_though_the_c
     assert!(fs::read(first.state_file(&guest)).unwrap() == last);
 }
 
+/// It had asked for a key, and restored its own copy from before that run.
+#[test]
+fn what_a_start_is_told_of_runs_elsewhere_makes_the_copies_of_this_host_old() {
+    let first = Fixture::new();
+    let (guest, last) = first.guest_with_postdated_copy("vm1");
+    let (member, third) = (Member::new(&first, "host1"), Member::new(&first, "host3"));
+    let (keys, kek) = (member.keys(&guest), member.kek());
+    first.sql("DELETE FROM key_ref");
+    let outcome = |at, mode| {
+        let ended = third.placement(&guest, false, at, &kek);
+        let store = FleetStore::with(&[keys.clone(), vec![ended]].concat(), &[]);
+        store.configure(&first, "");
+        words(&start(&first, &guest, mode))
+    };
+    assert_eq!(outcome(now() + 60_000, Mode::CarryOut), "VG205");
+    assert!(!first.state_file(&guest).exists());
+    assert_eq!(
+        outcome(now() - 60_000, Mode::CarryOut),
+        "allow fleet-key-learnt state-gone learn-key restore-tpm-state"
+    );
+    assert!(fs::read(first.state_file(&guest)).unwrap() == last);
+}
+
 #[test]
 fn a_person_waits_longer_for_the_store_than_a_start_does() {
     let moved = without_state();

@@ -87,8 +87,12 @@ impl Believed {
 
     /// Whether a host has begun or ended a run after this time.
     pub(super) fn has_run_since(&self, at: Timestamp) -> bool {
-        let mut placements = self.placements.iter();
-        placements.any(|it| it.at > at.0) || self.newest.is_some_and(|newest| newest > at)
+        self.has_run_elsewhere_since(at) || self.newest.is_some_and(|newest| newest > at)
+    }
+
+    /// Whether another host has begun or ended a run after this time.
+    pub(super) fn has_run_elsewhere_since(&self, at: Timestamp) -> bool {
+        self.placements.iter().any(|it| it.at > at.0)
     }
 }
 

@@ -99,6 +99,10 @@ impl Gathered {
         let mut saved = AvailableCopies::default();
         if matches!(state, StateFile::Absent | StateFile::Damaged(_)) {
             saved = available_copies(guard, domain, vtpm);
+            // What other hosts have done since, this one may not have heard before.
+            for (copy, _) in &mut saved.copies {
+                copy.is_followed = believed.has_run_elsewhere_since(copy.manifest.kept_at());
+            }
             saved
                 .copies
                 .extend(self.copies_of_fleet(guard, domain, vtpm, believed, states));
