@@ -119,10 +119,12 @@ pub(super) fn take_failed(
         // `release end` asks for it once more.
         (_, None) if note.refused => return None,
         _ if note.refused => false,
-        (Some(Progress::Arriving), _) => true,
-        // A guest that has migrated here is being reverted to a snapshot.
-        (Some(Progress::Starting), _) => !note.migrates,
-        (Some(Progress::Ran), _) => false,
+        (Some(progress), _) => match progress {
+            Progress::Arriving => true,
+            // A guest that has migrated here is being reverted to a snapshot.
+            Progress::Starting => !note.migrates,
+            Progress::Ran => false,
+        },
         (None, Some(Ending::Failed | Ending::Unknown)) => true,
         (None, Some(Ending::Ended | Ending::Migrated)) => false,
         // `release end` follows.

@@ -23,7 +23,7 @@ const USUAL_USERS: [&str; 2] = ["tss", "swtpm"];
 const USUAL_MODE: u32 = 0o711;
 
 /// The attributes in which file systems show an access control list. NFS has the second also where the list says no
-/// more than the mode does; the third is that of ZFS where its lists are those of NFSv4.
+/// more than the mode does; the third is that of ZFS where its lists are those of `NFSv4`.
 const ACLS: [&CStr; 3] = [
     c"system.posix_acl_access",
     c"system.nfs4_acl",

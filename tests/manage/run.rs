@@ -4,13 +4,8 @@ use std::fs;
 
 use super::fixture::{Defined, Fixture};
 use super::starts::called;
-<<<<<<< HEAD
-use crate::config::KeptStates;
-use crate::domain::{Domain, Vtpm};
-=======
 use crate::config::{Config, KeptStates};
-use crate::domain::Domain;
->>>>>>> dfb2d171 (A start under a broken configuration drops no saved copy and no capture for a default)
+use crate::domain::{Domain, Vtpm};
 use crate::guard::{Ending, Guard, Mode, Operation, follow_up, prepare};
 use crate::key::dek::Dek;
 use crate::manage::host::default_deadline;
