@@ -31,6 +31,12 @@ pub const JOURNALD_SOCKET: &str = "/run/systemd/journal/socket";
 /// the others have next to nothing.
 pub const SEARCH_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin";
 
+/// The host's ID (machine-id(5)).
+pub const MACHINE_ID: &str = "/etc/machine-id";
+
+/// The key with which systemd seals on this host (systemd-creds(1)).
+pub const HOST_KEY: &str = "/var/lib/systemd/credential.secret";
+
 /// The host's users (passwd(5)).
 pub const PASSWD: &str = "/etc/passwd";
 

@@ -11,6 +11,7 @@
 
 mod dir;
 mod error;
+mod host_key;
 mod keks;
 mod places;
 pub mod seal;

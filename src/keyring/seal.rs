@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use nix::unistd::geteuid;
 use zeroize::Zeroizing;
 
+use super::host_key::HostKey;
 use crate::clock::Deadline;
+use crate::host::dirs::{HOST_KEY, MACHINE_ID};
 use crate::host::process::{self, ChildError};
 use crate::key::hex;
 use crate::key::id::KeyId;
@@ -69,6 +71,12 @@ pub enum SealError {
     /// The program reported an error: its last line.
     #[error("{0}")]
     Refused(String),
+    /// The host's key is of another machine ID, and systemd would delete it.
+    #[error(
+        "{HOST_KEY}, with which this host seals, is of another {MACHINE_ID}, and systemd would delete it: restore that \
+         file; or remove {HOST_KEY}, if no key that is needed was sealed with it"
+    )]
+    OtherMachine,
     /// The result is not the key with this id.
     #[error("the unsealed key is not this key")]
     NotTheKey,
@@ -80,6 +88,7 @@ pub struct Sealer {
     program: PathBuf,
     /// Whether it can seal keys of this user.
     seals: bool,
+    host_key: HostKey,
 }
 
 impl Default for Sealer {
@@ -88,6 +97,7 @@ impl Default for Sealer {
         Self {
             program: PathBuf::from("systemd-creds"),
             seals: geteuid().is_root(),
+            host_key: HostKey::default(),
         }
     }
 }
@@ -99,7 +109,14 @@ impl Sealer {
         Self {
             program,
             seals: true,
+            host_key: HostKey::default(),
         }
+    }
+
+    /// The same on a host with these files of its own.
+    #[cfg(test)]
+    pub(super) fn on_host(self, host_key: HostKey) -> Self {
+        Self { host_key, ..self }
     }
 
     /// Returns the strongest seal that this host has: with its TPM 2.0, if it has one that systemd can
@@ -229,6 +246,9 @@ impl Sealer {
         input: &[u8],
         deadline: Deadline,
     ) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        if self.host_key.is_of_another_machine() {
+            return Err(SealError::OtherMachine);
+        }
         let output = process::run(&self.program, args, input, MAX_SEALED, deadline)?;
         if output.status.success() {
             return Ok(output.stdout);

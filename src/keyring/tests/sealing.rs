@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::*;
 use crate::host::process;
 use crate::host::process::tests::write_program;
+use crate::keyring::host_key::HostKey;
 use crate::keyring::shared;
 
 /// A fake systemd-creds: `has_tpm2`, `encrypt` and `decrypt` are lines of a shell script; sealed
@@ -67,6 +68,53 @@ fn the_host_seals_where_it_can() {
             kek.expose()
         );
     }
+}
+
+/// systemd deletes the host's key then, and with it every key that it has sealed.
+#[test]
+fn with_the_key_of_another_machine_systemd_is_not_asked() {
+    let home = tempfile::tempdir().unwrap();
+    let mut keyring = fake(&home, "exit 1", "", "");
+    let files = HostKey {
+        key: home.path().join("credential.secret"),
+        machine_id: home.path().join("machine-id"),
+    };
+    keyring.sealer = keyring.sealer.clone().on_host(files.clone());
+    fs::write(&files.machine_id, "00112233445566778899aabbccddee00\n").unwrap();
+    let kek = kek(1);
+    keyring.store(&kek, WeakerSeal::Refused, in_time()).unwrap();
+    fs::write(&files.key, [7; 4112]).unwrap();
+    write_program(
+        &home.path().join("systemd-creds"),
+        "#!/bin/sh\n[ $1 = has-tpm2 ] && exit 1\nrm \"${0%/*}/credential.secret\"\n",
+    );
+    let is_refused =
+        |error: &KeyringError| error.to_string().contains("is of another /etc/machine-id");
+    assert!(is_refused(&failure(&keyring, kek.key_id())));
+    let refused = keyring.store(&kek, WeakerSeal::Refused, in_time());
+    assert!(is_refused(&refused.unwrap_err()));
+    assert!(files.key.exists());
+}
+
+/// Of the host that runs this test.
+#[test]
+fn the_hosts_own_key_is_its_own() {
+    let setup = process::run(Path::new("systemd-creds"), &["setup"], b"", 4096, in_time());
+    if !setup.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: this host has no systemd credentials");
+        return;
+    }
+    let host_key = HostKey::default();
+    assert!(fs::metadata(&host_key.key).is_ok_and(|key| key.len() > 16));
+    assert!(!host_key.is_of_another_machine());
+    let home = tempfile::tempdir().unwrap();
+    let machine_id = home.path().join("machine-id");
+    fs::write(&machine_id, "00112233445566778899aabbccddee00\n").unwrap();
+    let moved = HostKey {
+        machine_id,
+        ..host_key
+    };
+    assert!(moved.is_of_another_machine());
 }
 
 #[test]
