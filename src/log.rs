@@ -1,12 +1,13 @@
 //! The log: journald if the host has it, otherwise a file. Never stdout, which libvirt reads, nor
 //! stderr, which it shows to the client that started the guest. A command that has no log keeps its
-//! [`Warnings`] for the person who runs it.
+//! [`Warnings`] for the person who runs it, or prints its events if it goes on for days.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::fcntl::OFlag;
 use tracing::{Level, Subscriber};
@@ -71,21 +72,37 @@ pub fn init_or_collect(config: &Config, state_dir: &StateDir) -> Result<(), LogE
     })
 }
 
+/// The same for a command that goes on for days: where there is no log, its events go to stderr, which systemd
+/// gives to the journal.
+pub fn init_or_print(config: &Config, state_dir: &StateDir) -> Result<(), LogError> {
+    init(config, state_dir).or_else(|error| {
+        install(lines(config.log_level, StderrLines))?;
+        Err(error)
+    })
+}
+
 fn install(subscriber: impl Subscriber + Send + Sync) -> Result<(), LogError> {
     tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::AlreadySet)
 }
 
 fn file(path: &Path, level: Level) -> Result<impl Subscriber + Send + Sync, LogError> {
-    let lines = LineFile(open(path)?);
-    Ok(tracing_subscriber::fmt()
+    Ok(lines(level, LineFile::open(path)?))
+}
+
+/// Events of this level, as lines.
+fn lines<W>(level: Level, to: W) -> impl Subscriber + Send + Sync
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    tracing_subscriber::fmt()
         .with_max_level(level)
         .with_timer(Utc)
         .with_target(false)
         .with_ansi(false)
         // Its own errors, as about a full disk, would go to stderr.
         .log_internal_errors(false)
-        .with_writer(lines)
-        .finish())
+        .with_writer(to)
+        .finish()
 }
 
 /// Opens a log for appending, or creates it, accessible to its owner only.
@@ -112,22 +129,69 @@ impl FormatTime for Utc {
 }
 
 /// A file that receives each event as one line in one write, so that the lines of concurrent
-/// processes do not mix.
-struct LineFile(File);
+/// processes do not mix. It is opened again once its path is another file, or none: logrotate has renamed it,
+/// and a process that goes on for days would write to the old one.
+struct LineFile {
+    path: PathBuf,
+    file: Mutex<Arc<File>>,
+}
 
-impl<'f> MakeWriter<'f> for LineFile {
-    type Writer = LineWriter<'f>;
+impl LineFile {
+    fn open(path: &Path) -> Result<Self, LogError> {
+        Ok(Self {
+            path: path.to_owned(),
+            file: Mutex::new(Arc::new(open(path)?)),
+        })
+    }
 
-    fn make_writer(&'f self) -> Self::Writer {
-        LineWriter(&self.0)
+    /// The file that has the path now. Where it cannot be opened, the one that had it: nothing is lost.
+    fn current(&self) -> Arc<File> {
+        let held = || self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = Arc::clone(&held());
+        if is_at(&file, &self.path) {
+            return file;
+        }
+        match open(&self.path).map(Arc::new) {
+            Ok(next) => {
+                *held() = Arc::clone(&next);
+                next
+            }
+            Err(_) => file,
+        }
+    }
+}
+
+/// Whether this open file still has this path.
+fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |of: io::Result<Metadata>| of.ok().map(|it| (it.dev(), it.ino()));
+    let open = identity(file.metadata());
+    open.is_some() && open == identity(fs::symlink_metadata(path))
+}
+
+impl MakeWriter<'_> for LineFile {
+    type Writer = LineWriter<Arc<File>>;
+
+    fn make_writer(&self) -> Self::Writer {
+        LineWriter(self.current())
+    }
+}
+
+/// stderr, likewise.
+struct StderrLines;
+
+impl MakeWriter<'_> for StderrLines {
+    type Writer = LineWriter<io::Stderr>;
+
+    fn make_writer(&self) -> Self::Writer {
+        LineWriter(io::stderr())
     }
 }
 
 /// Writes one event. A guest's name may contain any character: a line break in it must not look
 /// like the next event, and an escape sequence must not reach a terminal.
-struct LineWriter<'f>(&'f File);
+struct LineWriter<W>(W);
 
-impl Write for LineWriter<'_> {
+impl<W: Write> Write for LineWriter<W> {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(event.strip_suffix(b"\n").unwrap_or(event));
         let mut line = String::with_capacity(text.len() + 1);

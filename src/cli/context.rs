@@ -3,8 +3,10 @@
 use super::args::Global;
 use super::ui::answer::Output;
 use super::ui::error::CommandError;
+use crate::config::Config;
+use crate::host::dirs::StateDir;
 use crate::host::sys;
-use crate::log::{self, Warnings};
+use crate::log::{self, LogError, Warnings};
 use crate::manage::host::{Host, HostError};
 
 /// Keeps keys out of core dumps, for every command: most of them open one.
@@ -50,10 +52,22 @@ impl Context {
     /// Sends what happens beside the answer to the hook's log, once there is a store: of commands that
     /// systemd runs, nobody may read what they print.
     pub(crate) fn log(&self) -> Result<(), HostError> {
+        self.log_by(log::init_or_collect)
+    }
+
+    /// The same of a command that goes on for days: what would be reported at its end is printed at once.
+    pub(crate) fn log_or_print(&self) -> Result<(), HostError> {
+        self.log_by(log::init_or_print)
+    }
+
+    fn log_by(
+        &self,
+        init: fn(&Config, &StateDir) -> Result<(), LogError>,
+    ) -> Result<(), HostError> {
         if !self.host.state_dir().store().exists() {
             return Ok(());
         }
-        if let Err(error) = log::init_or_collect(&self.host.config()?, self.host.state_dir()) {
+        if let Err(error) = init(&self.host.config()?, self.host.state_dir()) {
             self.output.note(&error.to_string());
         }
         Ok(())

@@ -235,3 +235,27 @@ fn a_full_disk_loses_the_event_and_nothing_else() {
     let error = LineWriter(&full).write(b"event\n").unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::StorageFull);
 }
+
+#[test]
+fn a_log_that_logrotate_renames_goes_on_in_the_new_file() {
+    let (_directory, path) = directory_and_log();
+    let old = path.with_extension("log.1");
+    let ends = |path: &Path, with: &str| fs::read_to_string(path).unwrap().ends_with(with);
+    tracing::subscriber::with_default(file(&path, Level::INFO).unwrap(), || {
+        tracing::info!("first");
+        fs::rename(&path, &old).unwrap();
+        // `create` of logrotate; without it, the next event makes the file.
+        tracing::info!("second");
+        assert!(ends(&old, "first\n") && ends(&path, "second\n"));
+        tracing::info!("third");
+        assert!(ends(&path, "third\n"));
+        // Where it cannot be opened, nothing is lost.
+        fs::rename(&path, &old).unwrap();
+        fs::create_dir(&path).unwrap();
+        tracing::info!("fourth");
+        assert!(ends(&old, "fourth\n"));
+        fs::remove_dir(&path).unwrap();
+        tracing::info!("fifth");
+        assert!(ends(&path, "fifth\n"));
+    });
+}

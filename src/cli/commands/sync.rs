@@ -31,7 +31,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10 * 60);
 /// Exchanges facts with the shared store again and again, until the process is ended, or a newer release has migrated
 /// this host's own store: systemd then starts what is installed (`Restart=on-failure`).
 pub(crate) fn follow(context: &Context) -> Result<ExitCode, CommandError> {
-    context.log()?;
+    context.log_or_print()?;
     // Only at the beginning a configuration that cannot be used is an end: somebody may be writing it later.
     let mut interval = context.host.config()?.fleet.interval;
     let mut follower = Follower::default();

@@ -1,6 +1,6 @@
 //! `fleet …` and `provider accept`: hosts with one shared store.
 
-use std::fs;
+use std::fs::{self, File};
 use std::process::{Child, Command};
 use std::thread::sleep;
 use std::time::Duration;
@@ -143,6 +143,8 @@ fn a_state_that_the_fleet_gives_is_a_repair_whose_occasion_the_page_names() {
 struct Following<'s> {
     site: &'s Site,
     process: Child,
+    /// What it wrote to stderr.
+    stderr: String,
 }
 
 impl<'s> Following<'s> {
@@ -150,12 +152,15 @@ impl<'s> Following<'s> {
     fn with(site: &'s Site, config: &str) -> Self {
         let config = config.replace("[fleet]\n", "[fleet]\ninterval = \"1s\"\n");
         site.file("config.toml", &config);
+        let stderr = site.path("stderr");
         let process = Command::new(site.path("bin/vtpm-guard"))
             .args(site.arguments("sync --follow"))
+            .stderr(File::create(&stderr).unwrap())
             .spawn();
         Self {
             site,
             process: process.unwrap(),
+            stderr,
         }
     }
 
@@ -190,6 +195,20 @@ fn a_host_that_follows_the_fleet_says_in_the_log_what_it_did_and_what_went_wrong
     assert!(follows.logs("told the fleet"));
     site.cut_fleet();
     assert!(follows.logs("no facts were exchanged: "));
+}
+
+/// As in a unit that may not write the file: systemd gives stderr to the journal.
+#[test]
+fn a_host_that_follows_the_fleet_without_a_log_prints_what_it_does() {
+    let site = joined();
+    let config = fs::read_to_string(site.path("config.toml")).unwrap();
+    let elsewhere = config.replace(&site.path("log"), &site.path("none/log"));
+    assert_ne!(elsewhere, config);
+    site.did("provider create another");
+    let follows = Following::with(&site, &elsewhere);
+    assert!(says(&follows.stderr, "no log: ") && says(&follows.stderr, "told the fleet"));
+    site.cut_fleet();
+    assert!(says(&follows.stderr, "no facts were exchanged: "));
 }
 
 #[test]
