@@ -4,12 +4,15 @@
 
 use std::fmt;
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::unistd::{AccessFlags, eaccess};
 use tracing::{Level, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
@@ -64,6 +67,30 @@ pub fn init(config: &Config, state_dir: &StateDir) -> Result<(), LogError> {
     }
 }
 
+/// Whether there would be a log, by the same rules. Makes and changes nothing.
+pub(crate) fn examine(target: &LogTarget, state_dir: &StateDir) -> Result<(), LogError> {
+    match target {
+        LogTarget::Journald => journald::examine(),
+        LogTarget::File(path) => examine_file(path),
+        LogTarget::Auto => journald::examine().or_else(|_| examine_file(&state_dir.log())),
+    }
+}
+
+/// One that is not there yet is made where root may make it.
+fn examine_file(path: &Path) -> Result<(), LogError> {
+    let missing = match open_as(path, OpenOptions::new().append(true)) {
+        Err(LogError::Unwritable(error)) if error.kind() == ErrorKind::NotFound => error,
+        opened => return opened.map(drop),
+    };
+    let made = match path.parent() {
+        // Only a directory has such a path.
+        _ if path.as_os_str().as_bytes().ends_with(b"/") => Err(Errno::EISDIR),
+        Some(directory) => eaccess(directory, AccessFlags::W_OK | AccessFlags::X_OK),
+        None => return Err(LogError::Unwritable(missing)),
+    };
+    made.map_err(|errno| LogError::Unwritable(PathError::new(path, errno)))
+}
+
 /// The same for a command, which collects its warnings where there is no log.
 pub fn init_or_collect(config: &Config, state_dir: &StateDir) -> Result<(), LogError> {
     init(config, state_dir).or_else(|error| {
@@ -107,9 +134,11 @@ where
 
 /// Opens a log for appending, or creates it, accessible to its owner only.
 fn open(path: &Path) -> Result<File, LogError> {
-    let file = OpenOptions::new()
-        .append(true)
-        .create(true)
+    open_as(path, OpenOptions::new().append(true).create(true))
+}
+
+fn open_as(path: &Path, options: &mut OpenOptions) -> Result<File, LogError> {
+    let file = options
         .mode(0o600)
         // A FIFO without a reader must not block the guest's start.
         .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits())

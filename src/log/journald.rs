@@ -39,6 +39,12 @@ pub(super) fn subscriber(level: Level) -> Result<impl Subscriber + Send + Sync, 
         .with(journal))
 }
 
+/// Whether journald takes events.
+pub(super) fn examine() -> Result<(), LogError> {
+    let journal = Journal::at(Path::new(JOURNALD_SOCKET));
+    journal.map(drop).map_err(LogError::Journald)
+}
+
 /// A socket to journald. A journald that is stopped or overloaded must not delay a guest's start.
 struct Journal(UnixDatagram);
 

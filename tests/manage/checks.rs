@@ -82,6 +82,44 @@ fn new_guests_are_bound_to_a_provider_that_is_here() {
     assert!(is_missed("a"));
 }
 
+#[test]
+fn a_log_that_cannot_be_written_is_reported_and_none_is_made() {
+    let fixture = Fixture::new();
+    let (file, directory) = (
+        fixture.root().join("guard.log"),
+        fixture.root().join("logs"),
+    );
+    fs::create_dir(&directory).unwrap();
+    let config = fixture.root().join("config.toml");
+    let before = fs::read_to_string(&config).unwrap();
+    let is_missed = |target: &str| {
+        fs::write(&config, format!("{before}\n[log]\ntarget = \"{target}\"\n")).unwrap();
+        host(&look(&fixture), |one| matches!(one, HostFinding::NoLog(_)))
+    };
+    let path = |path: &Path| path.to_str().unwrap().to_owned();
+    assert!(!is_missed(&path(&file)));
+    assert!(!file.exists());
+    fs::write(&file, "").unwrap();
+    set_mode(&file, 0o600);
+    assert!(!is_missed(&path(&file)));
+    let link = fixture.root().join("link.log");
+    symlink(&file, &link).unwrap();
+    for wrong in [
+        "/".to_owned(),
+        path(&directory),
+        format!("{}/none/", path(&directory)),
+        format!("{}/none/guard.log", path(&directory)),
+        format!("{}/guard.log", path(&file)),
+        path(&link),
+    ] {
+        assert!(is_missed(&wrong), "{wrong}");
+    }
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
+    let has_journald = Path::new("/run/systemd/journal/socket").exists();
+    assert_eq!(is_missed("journald"), !has_journald);
+    assert!(!is_missed("auto"));
+}
+
 fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }

@@ -1,10 +1,17 @@
 //! Can the configuration be used, and does libvirt answer?
 
+use std::io::ErrorKind;
+
+use nix::unistd::geteuid;
+
 use super::{Finding, HostFinding};
 use crate::clock::Deadline;
+use crate::config::LogTarget;
+use crate::host::bounded::{Unanswered, bounded};
 use crate::ids::SecretUuid;
 use crate::libvirt::secret::SecretError;
 use crate::libvirt::{Daemons, Guest};
+use crate::log::{self, LogError};
 use crate::manage::host::{DEFAULT_DEADLINE, Host};
 use crate::store::Access;
 
@@ -16,6 +23,7 @@ pub(super) fn examine(host: &Host) -> (Vec<Finding>, Option<Vec<Guest>>) {
         .map(HostFinding::Configuration)
         .into_iter()
         .chain(auto_bind(host))
+        .chain(log(host))
         .collect();
     let guests = libvirt(host, &mut found);
     (found.into_iter().map(Finding::from).collect(), guests)
@@ -29,6 +37,24 @@ fn auto_bind(host: &Host) -> Option<HostFinding> {
     let providers = store.map_or(Ok(Vec::new()), |store| store.providers());
     let is_here = providers.ok()?.iter().any(|it| it.name == name);
     (!is_here).then_some(HostFinding::AutoBind(name))
+}
+
+/// Nobody notices otherwise that there is none: the hook has nowhere to say so.
+fn log(host: &Host) -> Option<HostFinding> {
+    let (target, state_dir) = (host.config().ok()?.log_target, host.state_dir().clone());
+    let place = match &target {
+        LogTarget::File(path) => path.clone(),
+        LogTarget::Auto | LogTarget::Journald => state_dir.log(),
+    };
+    let why = match bounded(&place, move || log::examine(&target, &state_dir)) {
+        Ok(examined) => examined.err()?,
+        Err(Unanswered::TimedOut) => return Some(HostFinding::DeadFileSystem(place)),
+        Err(Unanswered::NoThread(error)) => return Some(HostFinding::Unreadable(place, error)),
+    };
+    // That a user may not write it says nothing about the hook, which is root's.
+    let is_denied =
+        matches!(&why, LogError::Unwritable(error) if error.kind() == ErrorKind::PermissionDenied);
+    (geteuid().is_root() || !is_denied).then_some(HostFinding::NoLog(why))
 }
 
 /// Two daemons share the time of one: whichever is silent now is not waited for any more.

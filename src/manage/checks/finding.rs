@@ -12,6 +12,7 @@ use crate::keyring::{KeyringError, Seal};
 use crate::kms::KmsError;
 use crate::libvirt::Daemons;
 use crate::libvirt::secret::SecretError;
+use crate::log::LogError;
 use crate::manage::dry_start::CheckedGuest;
 use crate::manage::guests::GuestRef;
 use crate::manage::host::HostError;
@@ -135,6 +136,8 @@ pub(crate) enum HostFinding {
     Configuration(HostError),
     /// `policy.auto_bind` names this provider, which is not on this host.
     AutoBind(String),
+    /// There is no log.
+    NoLog(LogError),
     /// libvirt's secret driver does not answer at this URI.
     Libvirt {
         uri: String,

@@ -28,6 +28,14 @@ pub(super) fn describe(finding: &HostFinding) -> Described {
             ),
         ),
         HostFinding::AutoBind(name) => auto_bind(name),
+        HostFinding::NoLog(error) => Described::warning(
+            error.to_string(),
+            "what the hook did at a start, and what it warned of, is in the history alone, as far as it is there",
+            format!(
+                "correct log.target in the configuration ({}), or make its directory",
+                Command::Man("vtpm-guard.toml".into())
+            ),
+        ),
         HostFinding::Libvirt { .. }
         | HostFinding::GuestsDaemon { .. }
         | HostFinding::SecretsAtGuestsDaemon { .. } => daemon(finding),
