@@ -17,7 +17,7 @@ use crate::host::trusted;
 use crate::verdict::code::Code;
 
 /// Keeps the XML of a refused start and removes the oldest beyond `keep` of them. File names
-/// sort by time: `MILLISECONDS-CODE-GUEST.xml`.
+/// sort by time: `MILLISECONDS-CODE-GUEST.xml`. Where none is to be kept, those of before go too.
 pub fn keep(
     state_dir: &StateDir,
     xml: &[u8],
@@ -25,7 +25,10 @@ pub fn keep(
     guest: &str,
     keep: usize,
 ) -> io::Result<()> {
-    if keep == 0 || xml.is_empty() {
+    if keep == 0 {
+        return prune(state_dir, keep);
+    }
+    if xml.is_empty() {
         return Ok(());
     }
     let directory = trusted::make_dir(&state_dir.captures(), trusted::STATE_DIR)?;
@@ -181,5 +184,12 @@ mod tests {
         keep(&state_dir, b"<domain/>", Code::KeyMissing, "vm", 0).unwrap();
         keep(&state_dir, b"", Code::KeyMissing, "vm", 3).unwrap();
         assert_eq!(list(&state_dir).unwrap(), []);
+        // What was captured before somebody wanted none may be what they do not want.
+        for xml in [b"<domain/>".as_slice(), b""] {
+            keep(&state_dir, b"<domain/>", Code::KeyMissing, "vm", 3).unwrap();
+            assert_eq!(list(&state_dir).unwrap().len(), 1);
+            keep(&state_dir, xml, Code::KeyMissing, "vm", 0).unwrap();
+            assert_eq!(list(&state_dir).unwrap(), []);
+        }
     }
 }
