@@ -224,6 +224,31 @@ fn states_stay_here_unless_that_is_wanted_and_plain_ones_always() {
     assert_eq!(queued(&fixture), []);
 }
 
+/// The state of a guest that stays in place is as well given as before.
+#[test]
+fn a_tpm_that_is_for_one_run_is_not_given_to_the_fleet() {
+    for (policy, is_transient, given) in
+        [("fresh", true, 0), ("keep", true, 1), ("fresh", false, 1)]
+    {
+        let (fixture, store) = member("");
+        let path = fixture.root().join("config.toml");
+        let config = fs::read_to_string(&path).unwrap();
+        let policy = format!("[policy]\ntransient_state = \"{policy}\"\n");
+        fs::write(path, format!("{policy}{config}")).unwrap();
+        store.configure(&fixture, "state = \"stopped\"\n");
+        let guest = fixture.guest_in_use("vm1");
+        let domain = fixture.domain(&guest);
+        fixture.libvirt.guests.start("vm1");
+        if is_transient {
+            fixture.libvirt.guests.undefine("vm1");
+        }
+        for operation in [Operation::Started, Operation::Released(Ending::Ended)] {
+            follow_up(&called(&fixture), operation, &domain, default_deadline()).unwrap();
+        }
+        assert_eq!(queued(&fixture).len(), given, "{policy} {is_transient}");
+    }
+}
+
 #[test]
 fn a_host_in_no_fleet_and_a_guest_without_a_key_say_nothing() {
     let fixture = Fixture::new();

@@ -6,9 +6,11 @@ use crate::domain::Domain;
 use crate::fleet::MAX_STATE;
 use crate::fleet::tpm_state::StateNote;
 use crate::guard::context::Guard;
+use crate::guard::copies::libvirt_would_delete;
 use crate::store::{QueuedState, Store, StoreError};
 use crate::swtpm::StateFile;
 use crate::tpm_copies::LiveState;
+use crate::verdict::facts::TransientState;
 
 /// Notes that the guest runs here.
 pub(in crate::guard) fn note_start(
@@ -48,6 +50,11 @@ fn queue_state(
     let Some((vtpm, _)) = domain.encrypted_vtpm() else {
         return Ok(());
     };
+    // Its next run is to have a new TPM, on whichever host.
+    let is_fresh = guard.config.policy.transient_state == TransientState::Fresh;
+    if is_fresh && libvirt_would_delete(guard, domain, vtpm) {
+        return Ok(());
+    }
     if !store.has_key_refs(domain.uuid)? {
         return Ok(());
     }
