@@ -11,6 +11,9 @@ use crate::host::text;
 /// How much of a status file is read, in bytes. The job is near its beginning.
 const STATUS_LIMIT: u64 = 1024 * 1024;
 
+/// `VIR_MIGRATE_POSTCOPY` (`include/libvirt/libvirt-domain.h`), in the flags of a job.
+const MIGRATE_POSTCOPY: u64 = 1 << 15;
+
 /// Returns whether this guest has migrated away, from its status file at `stopped end`; at
 /// `release end` the file is gone. `false` if it cannot be read.
 ///
@@ -84,15 +87,33 @@ fn is_confirmed(status: &str) -> bool {
 
 fn progress_in(status: &str) -> Option<Progress> {
     let job = job(status)?;
-    let goes_on_here =
-        || attributes(status, "<domstatus ").is_some_and(|of| of.contains("reason='post-copy"));
     Some(if job.contains("async='start'") {
         Progress::Starting
-    } else if job.contains("async='migration in'") && !goes_on_here() {
+    } else if job.contains("async='migration in'") && !runs_by_post_copy(status, job) {
         Progress::Arriving
     } else {
         Progress::Ran
     })
+}
+
+/// Whether a guest whose migration to this host is not over runs here all the same, or has.
+///
+/// If it is ended then, QEMU reports that it shuts down, and the reason is another. Before the guest runs, libvirt is in
+/// the last phase only for moments, or ends QEMU without looking at its reports.
+fn runs_by_post_copy(status: &str, job: &str) -> bool {
+    let Some(state) = attributes(status, "<domstatus ") else {
+        return false;
+    };
+    let has_shut_down = state.contains("state='shutdown'") && job.contains("phase='finish3'");
+    state.contains(" reason='post-copy") || has_shut_down && allows_post_copy(job)
+}
+
+fn allows_post_copy(job: &str) -> bool {
+    let flags = job.split_once(" flags='0x").and_then(|(_, flags)| {
+        let (flags, _) = flags.split_once('\'')?;
+        u64::from_str_radix(flags, 16).ok()
+    });
+    flags.is_some_and(|flags| flags & MIGRATE_POSTCOPY != 0)
 }
 
 /// Returns the attributes of the job in a status file.
@@ -152,6 +173,14 @@ mod tests {
         }
         let state = "state='paused' reason='migration'";
         assert_eq!(status(state, arriving), Some(Progress::Arriving));
+        // It was ended then.
+        let state = "state='shutdown' reason='unknown'";
+        let ended = |flags: &str| status(state, &format!("{arriving} flags='{flags}'"));
+        assert_eq!(ended("0x8001"), Some(Progress::Ran));
+        assert_eq!(ended("0x4001"), Some(Progress::Arriving));
+        assert_eq!(status(state, arriving), Some(Progress::Arriving));
+        let earlier = "async='migration in' phase='prepare' flags='0x8001'";
+        assert_eq!(status(state, earlier), Some(Progress::Arriving));
         assert_eq!(progress_in(""), None);
     }
 
