@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::fleet::waiting;
 use super::host::Host;
 use super::slots;
 use crate::clock::Timestamp;
@@ -43,18 +44,18 @@ const OPENS_FOR: i64 = 2 * slots::TRIED_EVERY;
 pub(crate) fn figures(host: &Host, now: Timestamp) -> Figures {
     let store = host.store(Access::Read).ok().flatten();
     store
-        .and_then(|store| read(&store, now).ok())
+        .and_then(|store| read(host, &store, now).ok())
         .unwrap_or_default()
 }
 
-fn read(store: &Store, now: Timestamp) -> Result<Figures, StoreError> {
+fn read(host: &Host, store: &Store, now: Timestamp) -> Result<Figures, StoreError> {
     let mut figures = Figures::default();
     if let Some(member) = store.membership()? {
         let last = member.synced_at.unwrap_or(member.joined_at);
         figures.fleet = Some(FleetFigures {
             // Where the clock was set back, by how much: the fleet goes by times.
             lag_ms: now.0.saturating_sub(last.0).saturating_abs(),
-            outbox: store.outbox_len()?,
+            outbox: waiting(host, store)?,
         });
     }
     for Slot {

@@ -8,17 +8,21 @@ use super::fixture::Fixture;
 use super::fleet_program::Member;
 use super::fleet_shared::{SharedStore, exchange};
 use crate::clock::Timestamp;
+use crate::domain::TpmVersion;
 use crate::fleet::Kind;
 use crate::fleet::claim::{Claim, EventClaim, HostClaim, RefusedGuest, ReportClaim};
+use crate::fleet::tpm_state::StateNote;
 use crate::ids::{DomainUuid, HostUuid};
 use crate::libvirt::fake::{Call, Failure};
+use crate::manage::figures::figures;
 use crate::manage::fleet::states::fleet_states;
 use crate::manage::fleet::{
     FleetCommandError, FleetGuest, FleetHost, fleet_guests, fleet_history, init, join, leave, lost,
     sql, status,
 };
 use crate::manage::key_refs::retire;
-use crate::store::Membership;
+use crate::store::{Membership, QueuedState};
+use crate::swtpm::Backend;
 
 fn membership(fixture: &Fixture) -> Option<Membership> {
     fixture.store().membership().unwrap()
@@ -487,4 +491,48 @@ fn reports_that_do_not_fit_into_one_answer_are_all_seen() {
     let silent = found.hosts.iter().filter(|it| it.reported_at.is_none());
     assert_eq!(silent.count(), 0);
     assert_eq!(fleet_guests(&one.host).unwrap().guests.len(), HOSTS);
+}
+
+/// What waits since before is not sent by a host that sends none, and keeps nobody from leaving.
+#[test]
+fn tpm_states_that_wait_stay_here_once_none_is_to_be_sent() {
+    let store = SharedStore::new();
+    let one = store.host("one");
+    let guest = one.guest_in_use("vm1");
+    store.configure(&one, "state = \"stopped\"\n");
+    let data = fs::read(one.state_file(&guest)).unwrap();
+    let note = StateNote {
+        name: "vm1".to_owned(),
+        tpm_version: TpmVersion::V2_0,
+        backend: Backend::Directory,
+    };
+    let queue = || {
+        let queued = QueuedState {
+            domain: guest.uuid,
+            at: Timestamp::now(),
+            body: note.to_json(),
+            data: data.clone(),
+        };
+        one.store().queue_state(&queued).unwrap();
+    };
+    queue();
+    let outbox = || figures(&one.host, Timestamp::now()).fleet.unwrap().outbox;
+    assert_eq!(exchange(&one).exchanged.states, 1);
+    queue();
+    assert_eq!(outbox(), 1);
+    store.configure(&one, "");
+    assert_eq!(exchange(&one).exchanged.states, 0);
+    assert_eq!(
+        one.store().queued_states(9).unwrap().len(),
+        1,
+        "nothing is lost"
+    );
+    assert_eq!(outbox(), 0);
+    store.configure(&one, "state = \"stopped\"\n");
+    assert_eq!(outbox(), 1);
+    assert_eq!(exchange(&one).exchanged.states, 1);
+    queue();
+    store.configure(&one, "");
+    let left = leave(&one.host, false).unwrap();
+    assert_eq!((left.told, left.lost_facts), (true, 0));
 }

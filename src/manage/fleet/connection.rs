@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::exchange::ExchangeError;
 use crate::clock::Deadline;
-use crate::config::{Config, StoreAddress};
+use crate::config::{Config, FleetStates, StoreAddress};
 use crate::fleet::{Client, FleetError};
 use crate::manage::host::{Host, HostError};
 use crate::manage::name::BadName;
@@ -136,4 +136,14 @@ pub(super) fn connect_to(
     let deadline = Deadline::after(START);
     let credentials = &config.fleet.credentials;
     Ok(Client::connect(address, credentials, deadline)?)
+}
+
+/// How much waits to be told to the fleet. What waits of TPM states is not counted where none is sent any more.
+pub(crate) fn waiting(host: &Host, store: &Store) -> Result<usize, StoreError> {
+    let stay = |config: Config| config.fleet.states == FleetStates::Off;
+    if host.config().is_ok_and(stay) {
+        store.notes_len()
+    } else {
+        store.outbox_len()
+    }
 }

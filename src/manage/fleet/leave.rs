@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::connection::{FleetCommandError, connect, member};
+use super::connection::{FleetCommandError, connect, member, waiting};
 use super::round::{Follower, round};
 use super::tell;
 use crate::clock::Timestamp;
@@ -34,7 +34,7 @@ pub(crate) fn leave(host: &Host, force: bool) -> Result<Left, FleetCommandError>
     let tell = || -> Result<(), FleetCommandError> {
         let told = round(host, &mut Follower::default(), true)?;
         told.ok_or(FleetCommandError::NoAddress)?;
-        let untold = host.store(Access::Read)?.map(|store| store.outbox_len());
+        let untold = host.store(Access::Read)?.map(|store| waiting(host, &store));
         let untold = untold.transpose()?.unwrap_or_default();
         if untold > 0 && !force {
             return Err(FleetCommandError::Untold(untold));
@@ -52,7 +52,7 @@ pub(crate) fn leave(host: &Host, force: bool) -> Result<Left, FleetCommandError>
         }
         Err(error) => return Err(error),
     }
-    left.lost_facts = store.outbox_len()?;
+    left.lost_facts = waiting(host, &store)?;
     store.set_deadline(default_deadline())?;
     store.leave_fleet()?;
     Ok(left)

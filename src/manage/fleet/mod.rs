@@ -36,7 +36,7 @@ mod tell;
 pub(crate) use accept::{AcceptedProvider, accept};
 pub(crate) use announced::announced_name;
 pub(in crate::manage) use announced::{is_next_key, kept_name};
-pub(crate) use connection::FleetCommandError;
+pub(crate) use connection::{FleetCommandError, waiting};
 #[cfg(test)]
 pub(crate) use elsewhere::{FleetEvent, FleetGuest};
 pub(crate) use elsewhere::{FleetGuests, FleetHistory, fleet_guests, fleet_history};

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
+use super::connection::waiting;
 use crate::clock::Timestamp;
 use crate::fleet::claim::{Claim, RefusedGuest, ReportClaim};
 use crate::host::text::beginning;
@@ -67,7 +68,7 @@ pub(super) fn report(
         proofs: BTreeMap::new(),
         guests: encrypted,
         refused,
-        outbox: store.outbox_len()?,
+        outbox: waiting(host, store)?,
     };
     for kek in &open {
         report.prove(kek);

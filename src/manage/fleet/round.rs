@@ -15,7 +15,7 @@ use super::report::report;
 use super::status::hosts;
 use super::tell;
 use crate::clock::Timestamp;
-use crate::config::{Config, StoreAddress};
+use crate::config::{Config, FleetStates, StoreAddress};
 use crate::fleet::claim::{Claim, HostClaim, Signed, SuccessorClaim};
 use crate::fleet::{Client, Kind, Search};
 use crate::key::id::KeyId;
@@ -167,6 +167,9 @@ impl Work<'_> {
         let mut guests = HostGuests::of(&self.config.libvirt, self.listed);
         let (store, shared) = (&mut *self.store, &mut *self.client);
         let mut exchange = Exchange::new(store, &mut unlocker, &mut guests, shared, self.now)?;
+        if self.config.fleet.states == FleetStates::Off {
+            exchange = exchange.without_states();
+        }
         let done = exchange.run(compare)?;
         self.closed = exchange.into_closed();
         Ok(done)

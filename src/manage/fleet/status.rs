@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::connection::{FleetCommandError, connect, member};
+use super::connection::{FleetCommandError, connect, member, waiting};
 use super::exchange::is_of_the_future;
 use crate::clock::Timestamp;
 use crate::fleet::claim::{Claim, ReportClaim};
@@ -64,7 +64,7 @@ pub(crate) fn status(host: &Host) -> Result<FleetStatus, FleetCommandError> {
         trouble: None,
         synced_at: member.synced_at,
         compared_at: member.compared_at,
-        outbox: store.outbox_len()?,
+        outbox: waiting(host, &store)?,
         clock_ahead_ms: None,
         hosts: Vec::new(),
     };

@@ -213,13 +213,20 @@ impl Store {
         })
     }
 
-    /// How many notes there are.
+    /// How many notes there are, and how many TPM states wait.
     pub fn outbox_len(&self) -> Result<usize, StoreError> {
+        Ok(self.notes_len()? + self.count("SELECT count(*) FROM fleet_state")?)
+    }
+
+    /// How many notes there are.
+    pub fn notes_len(&self) -> Result<usize, StoreError> {
+        self.count("SELECT count(*) FROM fleet_outbox")
+    }
+
+    fn count(&self, sql: &str) -> Result<usize, StoreError> {
         self.read(|connection| {
-            let sql =
-                "SELECT (SELECT count(*) FROM fleet_outbox) + (SELECT count(*) FROM fleet_state)";
-            let notes: i64 = connection.query_row(sql, [], |row| row.get(0))?;
-            Ok(usize::try_from(notes).unwrap_or_default())
+            let number: i64 = connection.query_row(sql, [], |row| row.get(0))?;
+            Ok(usize::try_from(number).unwrap_or_default())
         })
     }
 

@@ -92,6 +92,8 @@ pub(crate) struct Exchange<'a> {
     closed: BTreeMap<KeyId, ClosedKey>,
     /// The last fact that was stored, of those that stay.
     witness: Option<FactId>,
+    /// Whether TPM states that wait are sent.
+    sends_states: bool,
 }
 
 /// A provider key of this host that does not open here, so that what the fleet says of its guests waits.
@@ -168,7 +170,14 @@ impl<'a> Exchange<'a> {
             now,
             closed: BTreeMap::new(),
             witness: None,
+            sends_states: true,
         })
+    }
+
+    /// TPM states stay here, also those that wait since before.
+    pub(crate) fn without_states(mut self) -> Self {
+        self.sends_states = false;
+        self
     }
 
     /// Exchanges facts. With `compare` everything is compared, even if that is not due.

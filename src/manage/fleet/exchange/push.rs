@@ -53,7 +53,10 @@ impl Exchange<'_> {
             done.pushed += facts.len();
             self.store.mark_sent(&facts, &sent)?;
         }
-        self.push_states(done)
+        if self.sends_states {
+            self.push_states(done)?;
+        }
+        Ok(())
     }
 
     fn push_states(&mut self, done: &mut Exchanged) -> Result<(), ExchangeError> {
