@@ -7,7 +7,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::duration;
-use super::parse::{LineError, bad_value, choice, string};
+use super::parse::{LineError, bad_secret, bad_value, choice, string};
 
 /// The keys of the section, in the order of the shipped file.
 pub(super) const KEYS: &[&str] = &[
@@ -130,6 +130,7 @@ pub(super) fn set(
     value: &DeValue<'_>,
 ) -> Result<(), LineError> {
     let wrong = |wanted: &str| bad_value(full, value, wanted);
+    let not_shown = |wanted: &str| bad_secret(full, value, wanted);
     let time = |allowed: std::ops::RangeInclusive<Duration>, wanted: &str| {
         let time = string(value).and_then(duration::parse);
         time.filter(|time| allowed.contains(time))
@@ -140,10 +141,10 @@ pub(super) fn set(
         "state" => config.states = choice(full, value, STATES)?,
         "store" => {
             let wanted = "an address like \"postgresql://db.example.com/vtpm_guard\", or \"\"";
-            let text = string(value).ok_or_else(|| wrong(wanted))?;
+            let text = string(value).ok_or_else(|| not_shown(wanted))?;
             config.store = StoreAddress::parse(text);
             if config.store.is_none() && !text.is_empty() {
-                return Err(wrong(wanted));
+                return Err(not_shown(wanted));
             }
         }
         "interval" => {
@@ -156,7 +157,7 @@ pub(super) fn set(
         }
         credential => {
             let wanted = "the absolute path of a file, or \"\"";
-            let path = string(value).ok_or_else(|| wrong(wanted))?;
+            let path = string(value).ok_or_else(|| not_shown(wanted))?;
             if path.is_empty() {
                 config.credentials.remove(credential);
             } else if Path::new(path).is_absolute() {
@@ -164,7 +165,7 @@ pub(super) fn set(
                     .credentials
                     .insert(credential.to_owned(), path.to_owned());
             } else {
-                return Err(wrong(wanted));
+                return Err(not_shown(wanted));
             }
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use super::duration;
-use super::parse::{LineError, bad_value, string};
+use super::parse::{LineError, bad_secret, bad_value, string};
 use crate::kms::{KmsSettings, Setting, is_kind};
 
 /// What all these sections stand below.
@@ -64,7 +64,9 @@ fn one(start: usize, full: &str, section: &DeTable<'_>) -> Result<KmsSettings, (
                 timeout = found.ok_or_else(|| wrong("a time like \"5s\", at most \"2m\""))?;
             }
             key => {
-                let setting = setting(value).ok_or_else(|| wrong("a text or a list of texts"))?;
+                // A plugin's PIN, for instance.
+                let wrong = || (at, bad_secret(&full, value, "a text or a list of texts"));
+                let setting = setting(value).ok_or_else(wrong)?;
                 settings.insert(key.to_owned(), setting);
             }
         }

@@ -246,6 +246,28 @@ fn a_deadline_has_a_unit_and_bounds() {
     }
 }
 
+/// Whoever starts a guest may read what is wrong with the configuration.
+#[test]
+fn what_may_hold_a_password_is_not_quoted() {
+    for line in [
+        "fleet.store = 'postgresql:/host1:s3cret@db1/f'",
+        "fleet.store = 'PostgreSQL://host1:s3cret@db1/f'",
+        "fleet.store = 'jdbc:postgresql://db1/f?password=s3cret'",
+        "fleet.password_file = 's3cret'",
+        "fleet.ca = 's3cret'",
+        "kms.hsm.kind = 'pkcs11'\nkms.hsm.pin = [123456]",
+        "kms.hsm.kind = 'pkcs11'\nkms.hsm.pin = 123456",
+        "kms.hsm.kind = 'pkcs11'\nkms.hsm.pin = \"s3cret\\n\"",
+    ] {
+        let error = error(line);
+        assert!(error.contains("it must be"), "{error}");
+        assert!(
+            !error.contains("s3cret") && !error.contains("1234"),
+            "{error}"
+        );
+    }
+}
+
 #[test]
 fn a_fault_names_line_key_and_what_would_be_right() {
     for (text, expected) in [
@@ -297,7 +319,7 @@ fn a_fault_names_line_key_and_what_would_be_right() {
         ),
         (
             "fleet.store = 'db.example.com'",
-            "1: fleet.store is \"db.example.com\"; it must be an address like \
+            "1: fleet.store is a value that is not shown, for it may hold a password; it must be an address like \
              \"postgresql://db.example.com/vtpm_guard\", or \"\"",
         ),
         (
@@ -310,7 +332,7 @@ fn a_fault_names_line_key_and_what_would_be_right() {
         ),
         (
             "fleet.key = 'host.key'",
-            "1: fleet.key is \"host.key\"; it must be the absolute path of a file, or \"\"",
+            "1: fleet.key is a value that is not shown, for it may hold a password; it must be the absolute path of a file, or \"\"",
         ),
         (
             "log.target = 'guard.log'",
