@@ -23,14 +23,14 @@ pub(super) fn read(
     into: &mut BTreeMap<String, KmsSettings>,
 ) -> Result<(), (usize, LineError)> {
     let DeValue::Table(sections) = sections else {
-        return Err((start, bad_value(SECTIONS, sections, "sections [kms.NAME]")));
+        return Err((start, bad_secret(SECTIONS, sections, "sections [kms.NAME]")));
     };
     for (name, section) in sections {
         let (start, name) = (name.span().start, name.get_ref());
         let full = format!("{SECTIONS}.{}", name.escape_debug());
         let DeValue::Table(section) = section.get_ref() else {
             let wanted = format!("a section [{full}]");
-            return Err((start, bad_value(&full, section.get_ref(), &wanted)));
+            return Err((start, bad_secret(&full, section.get_ref(), &wanted)));
         };
         if !is_name(name) {
             let found = format!("[{full}]");

@@ -133,7 +133,13 @@ pub(super) fn parse(text: &str) -> Result<Config, (usize, LineError)> {
                 }
             }
             (Some(_), other) => {
-                let error = bad_value(name, other, &format!("a section [{name}]"));
+                // An address, with what opens it.
+                let bad = if name == "fleet" {
+                    bad_secret
+                } else {
+                    bad_value
+                };
+                let error = bad(name, other, &format!("a section [{name}]"));
                 invalid.push((section.span().start, error));
             }
         }

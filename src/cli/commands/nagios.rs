@@ -11,7 +11,7 @@ use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::manage::dry_start::CheckedGuest;
 use crate::messages::{count, label, one_line};
-use crate::verdict::{Decision, Reason};
+use crate::verdict::{Decision, Finding, Reason};
 
 /// How many guests the line names.
 const NAMED: usize = 10;
@@ -76,6 +76,7 @@ fn say(output: &Output, status: Status, message: String) -> Result<ExitCode, Com
 
 fn line(checked: &[CheckedGuest]) -> (Status, String) {
     let refused: Vec<_> = checked.iter().filter_map(refused).collect();
+    let at_risk: Vec<_> = checked.iter().filter_map(at_risk).collect();
     let has_repairs = |one: &&CheckedGuest| !one.outcome.verdict.repairs().is_empty();
     let (due, done): (Vec<_>, Vec<_>) = checked
         .iter()
@@ -93,6 +94,15 @@ fn line(checked: &[CheckedGuest]) -> (Status, String) {
                 "{} of {guests} would not start: {}",
                 refused.len(),
                 names(&refused)
+            ),
+        )
+    } else if !at_risk.is_empty() {
+        (
+            Status::Warning,
+            format!(
+                "{} of {guests} would start, but something is wrong: {}",
+                at_risk.len(),
+                names(&at_risk)
             ),
         )
     } else if !due.is_empty() {
@@ -136,6 +146,21 @@ fn refused(one: &CheckedGuest) -> Option<String> {
     }
 }
 
+/// The name of a guest that would start all the same, and what the guard cannot answer for: a key that libvirt alone has may be
+/// gone when its daemon, or the guest, stops.
+fn at_risk(one: &CheckedGuest) -> Option<String> {
+    let mut findings = one.outcome.verdict.findings().iter();
+    let why = findings.find_map(|finding| match finding {
+        Finding::Degraded(why) => Some(why.code().as_str()),
+        Finding::StoreUnusable(_) => Some("the store cannot be used"),
+        Finding::KeyInMemoryOnly { .. } => Some("its key is in libvirt's memory alone"),
+        Finding::NotRecorded(_) => Some("the store took no repairs"),
+        _ => None,
+    })?;
+    let is_allowed = one.outcome.is_allowed();
+    is_allowed.then(|| format!("{} ({why})", plain(&label(&one.name))))
+}
+
 fn names(all: &[String]) -> String {
     let named = all.iter().take(NAMED).cloned().collect::<Vec<_>>();
     match all.len() - named.len() {
@@ -155,7 +180,6 @@ mod tests {
     use super::*;
     use crate::cli::ui::check_table::testing::checked;
     use crate::ids::KeyRefId;
-    use crate::verdict::Finding;
     use crate::verdict::refusal::Refusal;
     use crate::verdict::repair::Repair;
 
@@ -193,6 +217,14 @@ mod tests {
         let (status, words) = line(&[repaired(), lost("a|b"), fine()]);
         assert_eq!(status, Status::Critical);
         assert!(words.starts_with("1 of 3 guests would not start: \"a b\" (VG202) | guests=3"));
+        // It starts with libvirt's own secret, as long as libvirt has that.
+        let mut degraded = fine();
+        let why = Finding::Degraded(Refusal::KeyLost);
+        degraded.outcome.verdict.note(why);
+        let (status, words) = line(&[repaired(), degraded]);
+        assert_eq!(status, Status::Warning);
+        let expected = "1 of 2 guests would start, but something is wrong: vm1 (VG202) | ";
+        assert!(words.starts_with(expected), "{words}");
         let many: Vec<_> = (0..12).map(|number| lost(&number.to_string())).collect();
         assert!(line(&many).1.contains("9 (VG202) and 2 more | "));
         assert_eq!(line(&[]).0, Status::Ok);

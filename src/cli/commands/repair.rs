@@ -8,6 +8,9 @@ use crate::cli::context::Context;
 use crate::cli::ui::check_table::CheckedGuests;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::progress::Progress;
+use crate::manage::dry_start::CheckedGuest;
+use crate::messages::{finding, label};
+use crate::verdict::Finding;
 
 /// The status where the store took no repair (docs/json.md): anything else that failed.
 const NOT_REPAIRED: u8 = 4;
@@ -48,9 +51,22 @@ fn repair(
     let repair = crate::manage::repair::repair;
     let guests = repair(&context.host, guests, dry_run, &|name| progress.at(name))?;
     progress.done();
-    Ok(CheckedGuests {
-        one: which.domains.len() == 1,
-        guests,
-        notes: Vec::new(),
-    })
+    let one = which.domains.len() == 1;
+    // A paragraph says so itself.
+    let notes = if one { Vec::new() } else { not_taken(&guests) };
+    Ok(CheckedGuests { one, guests, notes })
+}
+
+/// Why the store took no repairs, of each guest.
+fn not_taken(guests: &[CheckedGuest]) -> Vec<String> {
+    let of = |one: &CheckedGuest| {
+        let mut findings = one.outcome.verdict.findings().iter();
+        let found = findings.find(|found| matches!(found, Finding::NotRecorded(_)))?;
+        Some(format!(
+            "{}: {}",
+            label(&one.name),
+            finding(one.named(), found).1
+        ))
+    };
+    guests.iter().filter_map(of).collect()
 }

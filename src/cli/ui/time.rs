@@ -8,8 +8,12 @@ use super::error::CommandError;
 use crate::clock::Timestamp;
 use crate::messages::quoted;
 
-/// Reads "90m", "2h", "7d" (ago), "2026-11-30" or "2026-11-30 14:00" (local time).
+/// Reads "90m", "2h", "7d" (ago), "2026-11-30" or "2026-11-30 14:00" (local time), or "2026-11-30T14:00:00+02:00".
 pub(crate) fn parse(text: &str) -> Result<Timestamp, CommandError> {
+    // Before a date: that would pass over the offset.
+    if let Ok(instant) = text.parse::<jiff::Timestamp>() {
+        return Ok(Timestamp(instant.as_millisecond()));
+    }
     let time = if let Ok(span) = text.parse::<Span>() {
         ZonedDateTime::now().checked_sub(span.abs())
     } else {
@@ -53,6 +57,15 @@ mod tests {
         assert_eq!(parse("2026-11-30 00:00").unwrap(), midnight);
         let Timestamp(half_past_two) = parse("2026-11-30T02:30:00").unwrap();
         assert_eq!(half_past_two - midnight.0, 9_000_000);
+    }
+
+    #[test]
+    fn a_time_with_an_offset_is_that_instant_wherever_the_host_is() {
+        let instant = parse("2026-11-30T14:00:00Z").unwrap();
+        assert_eq!(instant, Timestamp(1_796_047_200_000));
+        for text in ["2026-11-30T16:00:00+02:00", "2026-11-30 09:00:00-05:00"] {
+            assert_eq!(parse(text).unwrap(), instant, "{text}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::cli::ui::host_errors::REINSTALL;
 use crate::host::dirs::FLEET_UNIT;
 use crate::host::trusted::{Distrust, Reason};
 use crate::libvirt::secret::SecretError;
+use crate::log::LogError;
 use crate::manage::checks::{Distrusted, HostFinding};
 use crate::messages::{Arg, Command, one_line, quoted};
 
@@ -28,14 +29,7 @@ pub(super) fn describe(finding: &HostFinding) -> Described {
             ),
         ),
         HostFinding::AutoBind(name) => auto_bind(name),
-        HostFinding::NoLog(error) => Described::warning(
-            error.to_string(),
-            "what the hook did at a start, and what it warned of, is in the history alone, as far as it is there",
-            format!(
-                "correct log.target in the configuration ({}), or make its directory",
-                Command::Man("vtpm-guard.toml".into())
-            ),
-        ),
+        HostFinding::NoLog(error) => no_log(error),
         HostFinding::Libvirt { .. }
         | HostFinding::GuestsDaemon { .. }
         | HostFinding::SecretsAtGuestsDaemon { .. } => daemon(finding),
@@ -111,15 +105,30 @@ pub(super) fn describe(finding: &HostFinding) -> Described {
         HostFinding::DeadFileSystem(_)
         | HostFinding::Full { .. }
         | HostFinding::LinkedStates { .. } => disk(finding),
-        HostFinding::OldLibvirt(version) => Described::error(
-            format!("libvirt {version} does not know /etc/libvirt/hooks/qemu.d"),
-            "libvirt never runs the hook",
-            format!(
-                "link it as the only hook of this host: {}",
-                Command::LinkHook(Arg::file(Path::new("/etc/libvirt/hooks/qemu")))
-            ),
-        ),
+        HostFinding::OldLibvirt(version) => old_libvirt(version),
     }
+}
+
+fn old_libvirt(version: &str) -> Described {
+    Described::error(
+        format!("libvirt {version} does not know /etc/libvirt/hooks/qemu.d"),
+        "libvirt never runs the hook",
+        format!(
+            "link it as the only hook of this host: {}",
+            Command::LinkHook(Arg::file(Path::new("/etc/libvirt/hooks/qemu")))
+        ),
+    )
+}
+
+fn no_log(error: &LogError) -> Described {
+    Described::warning(
+        error.to_string(),
+        "what the hook did at a start, and what it warned of, is in the history alone, as far as it is there",
+        format!(
+            "correct log.target in the configuration ({}), or make its directory",
+            Command::Man("vtpm-guard.toml".into())
+        ),
+    )
 }
 
 fn auto_bind(provider: &str) -> Described {
