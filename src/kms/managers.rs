@@ -1,7 +1,7 @@
 //! The key managers of this host, as a procedure uses them: one conversation with each, and one that does not
 //! answer, or does not take the credentials, is not asked again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{Client, KmsError, KmsSettings, Trouble, WrappedKek};
@@ -32,11 +32,16 @@ impl KeyManagers {
         }
     }
 
-    /// Asks none of them for longer than its share of this time.
-    pub(crate) fn within(mut self, time: Duration) -> Self {
-        let share = u32::try_from(self.sections.len()).map_or(time, |count| time / count.max(1));
-        for section in self.sections.values_mut() {
-            section.timeout = section.timeout.min(share);
+    /// Asks none of those that are needed for longer than its share of this time. The others, which are asked only where
+    /// there is time left, share it with all.
+    pub(crate) fn within(mut self, time: Duration, needed: &BTreeSet<&str>) -> Self {
+        let share = |count: usize| u32::try_from(count).map_or(time, |count| time / count.max(1));
+        let all = share(self.sections.len());
+        let is_needed = |name: &String| needed.contains(name.as_str());
+        let of_needed = share(self.sections.keys().filter(|name| is_needed(name)).count());
+        for (name, section) in &mut self.sections {
+            let limit = if is_needed(name) { of_needed } else { all };
+            section.timeout = section.timeout.min(limit);
         }
         self
     }
@@ -140,5 +145,32 @@ impl KeyManagers {
             self.clients.insert(kms.to_owned(), client);
         }
         answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_that_are_needed_share_the_time_among_themselves() {
+        let section = |timeout| KmsSettings {
+            kind: "exec".to_owned(),
+            timeout: Duration::from_secs(timeout),
+            settings: BTreeMap::new(),
+        };
+        let names = [("a", 120), ("b", 10), ("c", 120), ("d", 5), ("e", 120)];
+        let sections = names.map(|(name, timeout)| (name.to_owned(), section(timeout)));
+        let limits = |needed: &[&str]| {
+            let needed = needed.iter().copied().collect();
+            let managers = KeyManagers::new(sections.clone().into());
+            let managers = managers.within(Duration::from_secs(60), &needed);
+            let limits = managers.sections.values();
+            limits.map(|it| it.timeout.as_secs()).collect::<Vec<_>>()
+        };
+        assert_eq!(limits(&["a", "b"]), [30, 10, 12, 5, 12]);
+        // A section that a slot names and that is not here is not asked.
+        assert_eq!(limits(&["a", "gone"]), [60, 10, 12, 5, 12]);
+        assert_eq!(limits(&[]), [12, 10, 12, 5, 12]);
     }
 }

@@ -79,10 +79,15 @@ pub(crate) fn open(host: &Host, names: &[String]) -> Result<Vec<OpenedProvider>,
         let found = names.iter().map(|text| store.provider(text));
         providers = found.collect::<Result<_, _>>()?;
     }
+    let slots = store.slots()?;
+    let is_wanted = |slot: &&Slot| providers.iter().any(|it| it.key_id == slot.key_id);
+    let needed = slots.iter().filter(is_wanted).map(|slot| slot.kms.as_str());
+    let managers = host.key_managers(&config);
+    let managers = managers.within(PATIENCE, &needed.collect());
     let mut work = Work {
-        slots: store.slots()?,
+        slots,
         store: &mut store,
-        managers: host.key_managers(&config).within(PATIENCE),
+        managers,
         keyring,
         config: &config,
     };
