@@ -354,12 +354,18 @@ fn one_program_serves_many_exchanges_with_one_store() {
     other.memory().system = 1;
     assert!(go_on().exchanged.compared, "another database");
     assert_eq!((store.conversations(), other.conversations()), (1, 1));
+    // Another certificate wants another connection.
+    let ca = one.root().join("ca.pem");
+    other.configure(&one, &format!("ca = {ca:?}\n"));
+    go_on();
+    go_on();
+    assert_eq!(other.conversations(), 2);
     // After an error nobody knows what it will say next.
     other.cut_off();
     assert!(round(&one.host, &mut follower, false).is_err());
     other.memory().fails_after = None;
     round(&one.host, &mut follower, false).unwrap();
-    assert_eq!(other.conversations(), 2);
+    assert_eq!(other.conversations(), 3);
 }
 
 #[test]

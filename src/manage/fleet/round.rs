@@ -44,11 +44,14 @@ pub(crate) struct FleetRound {
     pub(crate) trouble: Vec<String>,
 }
 
+/// With what the program was started.
+type Started = (StoreAddress, BTreeMap<String, String>);
+
 /// What is remembered between the exchanges of one process.
 #[derive(Default)]
 pub(crate) struct Follower {
-    /// The program, and the address that it speaks with.
-    client: Option<(StoreAddress, Client)>,
+    /// The program, and the address and the files of credentials with which it was started.
+    client: Option<(Started, Client)>,
     /// Which keys it has said that it opens, and when.
     reported: Option<(BTreeSet<KeyId>, Timestamp)>,
     /// The announced keys that did not open.
@@ -82,10 +85,11 @@ pub(crate) fn round_of_member(
     let (mut store, member) = member(host, Access::Write)?;
     let address = config.fleet.store.clone();
     let address = address.ok_or(FleetCommandError::NoAddress)?;
+    let wanted = (address, config.fleet.credentials.clone());
     // Of two exchanges at once one would move the cursor over what the other is about to ask for.
     let _exclusive = exclusive(host, None)?;
     let mut client = match follower.client.take() {
-        Some((same, client)) if same == address => client,
+        Some((same, client)) if same == wanted => client,
         _ => connect(&config)?,
     };
     let listed = host.listed_guests().ok();
@@ -102,7 +106,7 @@ pub(crate) fn round_of_member(
     };
     let done = work.run(follower, compare)?;
     // After an error nobody knows what the program will say next: it is started anew.
-    follower.client = Some((address, client));
+    follower.client = Some((wanted, client));
     Ok(done)
 }
 
