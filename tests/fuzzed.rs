@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use vtpm_guard::internals::fleet::claim::Claim;
 use vtpm_guard::internals::fleet::tpm_state::SignedState;
 use vtpm_guard::internals::fleet::{Kind, read_message};
+use vtpm_guard::internals::key::wrap::UnwrapError;
 
 #[path = "../fuzz/src/lib.rs"]
 #[allow(
@@ -133,6 +134,19 @@ fn the_seeds_have_every_kind_of_fact_and_a_state_that_is_signed() {
             .count();
     }
     assert_eq!((kinds, signed), (Kind::ALL.into(), 1));
+}
+
+/// The check gets as far as the cipher: what is rejected by the id of the provider key asks nothing.
+#[test]
+fn wrapped_keys_are_tried_and_not_only_rejected_by_their_header() {
+    let tried = seeds("wrapped_key");
+    let tried = tried
+        .iter()
+        .map(|(_, bytes)| fuzz::wrapped_key::unwrapped_by_force(bytes));
+    let refuted = tried
+        .filter(|it| *it == Err(UnwrapError::NotAuthentic))
+        .count();
+    assert!(refuted > 3, "{refuted}");
 }
 
 /// `./dev fuzz` runs what Cargo.toml lists; the seeds are of a check each.

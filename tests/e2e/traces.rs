@@ -4,6 +4,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::fmt::Write;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -63,8 +64,11 @@ impl Secrets {
     /// Looks through all files below a directory. Returns what was found where, and how many files there were.
     pub(crate) fn in_files(&self, dir: &Path) -> (Vec<String>, usize) {
         let (mut found, mut count) = (Vec::new(), 0);
-        let Ok(entries) = fs::read_dir(dir) else {
-            return (found, count);
+        let entries = match fs::read_dir(dir) {
+            Ok(entries) => entries,
+            // A running program has removed it meanwhile.
+            Err(error) if error.kind() == ErrorKind::NotFound => return (found, count),
+            Err(error) => panic!("{}: {error}", dir.display()),
         };
         for entry in entries.flatten() {
             let path = entry.path();

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
@@ -82,17 +82,31 @@ impl Database {
         self.dir.path().join(name)
     }
 
+    /// Where the server has its files, and its socket.
+    pub(super) fn place(&self) -> PathBuf {
+        let place = fs::read_to_string(self.file("place")).unwrap();
+        place.trim_end().into()
+    }
+
+    /// All rows of all tables, as text: in the server's files they may be compressed.
+    #[track_caller]
+    pub(super) fn rows(&self) -> String {
+        let tables = "SELECT format('TABLE %I.%I', schemaname, tablename) FROM pg_tables \
+                      WHERE schemaname NOT IN ('pg_catalog', 'information_schema')";
+        let tables = self.sql(tables);
+        tables.lines().map(|table| self.sql(table) + "\n").collect()
+    }
+
     /// Runs statements as the superuser, who may do everything. Returns what they say.
     #[track_caller]
     pub(super) fn sql(&self, statements: &str) -> String {
-        let place = fs::read_to_string(self.file("place")).unwrap();
         let output = Command::new("setpriv")
             .current_dir("/")
             .args(["--reuid=postgres", "--regid=postgres", "--init-groups"])
             .args(["psql", "--quiet", "--no-psqlrc", "--no-align"])
             .args(["--tuples-only", "--set=ON_ERROR_STOP=1", "--port=5480"])
             .args(["--dbname=vtpm_guard", "--command", statements, "--host"])
-            .arg(Path::new(place.trim_end()))
+            .arg(self.place())
             .output()
             .unwrap();
         assert!(output.status.success(), "{output:?}");

@@ -6,6 +6,7 @@ use std::fs;
 use sha2::Sha512;
 use vtpm_guard::internals::ids::SecretUuid;
 
+use super::database::Database;
 use super::{Fleet, configuration};
 use crate::guest::{Guest, PASSPHRASE_FILE, Tpm, recovery_file};
 use crate::host::Host;
@@ -183,11 +184,30 @@ fn live(alpha: &Host, secrets: &mut Secrets) -> Guest {
     vm1
 }
 
+/// The search of the server's files finds what is in the database.
+fn has_all_of(database: &Database) {
+    let witness = "a witness in the database";
+    database.sql(&format!(
+        "CREATE TABLE witness AS SELECT '{witness}' AS it; CHECKPOINT"
+    ));
+    let mut planted = Secrets::new();
+    planted.add("witness", witness.as_bytes());
+    let (found, _) = planted.in_files(&database.place());
+    assert!(!found.is_empty());
+    assert!(!planted.in_bytes(database.rows().as_bytes()).is_empty());
+    database.sql("DROP TABLE witness");
+}
+
 /// Searches what the database and the hosts have, and what was said and seen.
 #[track_caller]
 fn is_nowhere(secrets: &Secrets, fleet: &Fleet, hosts: &[&Host], seen: &[Vec<u8>]) {
-    let database = fleet.database.file("");
-    let mut dirs = vec![database.clone()];
+    let database = &fleet.database;
+    has_all_of(database);
+    let rows = database.rows();
+    assert!(rows.contains("vm1"), "no rows: {rows}");
+    let found = secrets.in_bytes(rows.as_bytes());
+    assert!(found.is_empty(), "{found:?} in the database");
+    let mut dirs = vec![database.file(""), database.place()];
     for host in hosts {
         dirs.extend(PLACES.map(|place| host.path(place)));
         let found = secrets.in_bytes(host.said().as_bytes());
