@@ -28,10 +28,9 @@ def run(command):
 
 
 def left_over():
-    """Files of a write or a start that did not come to its end."""
+    """Keys that a start of libvirtd which did not come to its end has left staged."""
     return run(
-        "ls -d /run/vtpm-guard/staged/* 2>/dev/null; find /etc/libvirt/secrets -type l; "
-        "find /var/lib/vtpm-guard /var/lib/libvirt/swtpm -name '*.new*' -o -name '*.tmp*'"
+        "ls -d /run/vtpm-guard/staged/* 2>/dev/null; find /etc/libvirt/secrets -type l"
     )["said"]
 
 
