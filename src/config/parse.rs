@@ -292,19 +292,6 @@ fn unknown_section(name: &str) -> LineError {
     }
 }
 
-/// The same of a value that may hold a password, which is not quoted: the error goes to logs, and with a refusal to whoever
-/// started the guest.
-pub(super) fn bad_secret(key: &str, value: &DeValue<'_>, wanted: &str) -> LineError {
-    match value {
-        DeValue::Array(_) | DeValue::Table(_) => bad_value(key, value, wanted),
-        _ => LineError::BadValue {
-            key: key.to_owned(),
-            found: "a value that is not shown, for it may hold a password".to_owned(),
-            wanted: wanted.to_owned(),
-        },
-    }
-}
-
 pub(super) fn bad_value(key: &str, value: &DeValue<'_>, wanted: &str) -> LineError {
     let found = match value {
         DeValue::String(text) => format!("{text:?}"),
@@ -319,5 +306,18 @@ pub(super) fn bad_value(key: &str, value: &DeValue<'_>, wanted: &str) -> LineErr
         key: key.to_owned(),
         found,
         wanted: wanted.to_owned(),
+    }
+}
+
+/// The same of a value that may hold a password, which is not quoted: the error goes to logs, and with a refusal to whoever
+/// started the guest.
+pub(super) fn bad_secret(key: &str, value: &DeValue<'_>, wanted: &str) -> LineError {
+    match value {
+        DeValue::Array(_) | DeValue::Table(_) => bad_value(key, value, wanted),
+        _ => LineError::BadValue {
+            key: key.to_owned(),
+            found: "a value that is not shown, for it may hold a password".to_owned(),
+            wanted: wanted.to_owned(),
+        },
     }
 }

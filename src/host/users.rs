@@ -83,23 +83,27 @@ fn user(line: &str) -> Option<User> {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use std::fs;
+    use std::path::PathBuf;
 
     use super::*;
 
+    fn files(passwd: &[u8], group: &[u8]) -> (tempfile::TempDir, PathBuf, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = [("passwd", passwd), ("group", group)].map(|(name, lines)| {
+            let path = dir.path().join(name);
+            fs::write(&path, lines).unwrap();
+            path
+        });
+        let [passwd, group] = paths;
+        (dir, passwd, group)
+    }
+
     #[test]
     fn a_user_has_the_groups_of_both_files() {
-        let dir = tempfile::tempdir().unwrap();
-        let (passwd, group) = (dir.path().join("passwd"), dir.path().join("group"));
-        fs::write(
-            &passwd,
-            "root:x:0:0::/root:/bin/sh\nbroken\ntss:x:107:115::/:/bin/false\n",
-        )
-        .unwrap();
-        fs::write(
-            &group,
-            "root:x:0:\nkvm:x:104:qemu,tss\ntss:x:115:tss\nlate:x\n",
-        )
-        .unwrap();
+        let (_dir, passwd, group) = files(
+            b"root:x:0:0::/root:/bin/sh\nbroken\ntss:x:107:115::/:/bin/false\n",
+            b"root:x:0:\nkvm:x:104:qemu,tss\ntss:x:115:tss\nlate:x\n",
+        );
         let tss = find(&passwd, &group, |user| user.name == "tss").unwrap();
         assert_eq!((tss.uid, &tss.groups[..]), (107, &[115, 104][..]));
         assert_eq!(
@@ -111,23 +115,18 @@ mod tests {
 
     #[test]
     fn a_line_in_another_encoding_hides_no_other_one() {
-        let dir = tempfile::tempdir().unwrap();
-        let (passwd, group) = (dir.path().join("passwd"), dir.path().join("group"));
-        fs::write(
-            &passwd,
+        let (_dir, passwd, group) = files(
             b"m:x:1000:1000:M\xfcller:/home/m:/bin/sh\ntss:x:107:115::/:/bin/false\n",
-        )
-        .unwrap();
-        fs::write(&group, b"b\xfcro:x:1001:m\nkvm:x:104:tss\n").unwrap();
+            b"b\xfcro:x:1001:m\nkvm:x:104:tss\n",
+        );
         let tss = find(&passwd, &group, |user| user.name == "tss").unwrap();
         assert_eq!((tss.uid, &tss.groups[..]), (107, &[115, 104][..]));
     }
 
     #[test]
     fn of_groups_that_cannot_be_read_a_user_is_not_a_member_of_none() {
-        let dir = tempfile::tempdir().unwrap();
-        let (passwd, group) = (dir.path().join("passwd"), dir.path().join("group"));
-        fs::write(&passwd, "tss:x:107:115::/:/bin/false\n").unwrap();
+        let (_dir, passwd, group) = files(b"tss:x:107:115::/:/bin/false\n", b"");
+        fs::remove_file(&group).unwrap();
         let is_tss = |user: &User| user.name == "tss";
         assert_eq!(find(&passwd, &group, is_tss), None);
         assert_eq!(find_name(&passwd, is_tss).unwrap().uid, 107);

@@ -225,6 +225,15 @@ mod tests {
         proc
     }
 
+    /// A hook (8) that a script (7) runs, which this daemon (5) has started.
+    fn proc_of_script(daemon: &str, threads: &[&str]) -> tempfile::TempDir {
+        proc(&[
+            (8, 7, "vtpm-guard-hook", &[]),
+            (7, 5, "sh", &[]),
+            (5, 1, daemon, threads),
+        ])
+    }
+
     fn status(ids: &str) -> String {
         format!("Name:\tlibvirtd\nUmask:\t0022\nUid:\t{ids}\nGid:\t0\t0\t0\t0\n")
     }
@@ -297,11 +306,7 @@ mod tests {
 
     #[test]
     fn a_daemon_is_found_above_a_process_whose_name_is_in_another_encoding() {
-        let proc = proc(&[
-            (8, 7, "vtpm-guard-hook", &[]),
-            (7, 5, "hook", &[]),
-            (5, 1, "libvirtd", STARTING),
-        ]);
+        let proc = proc_of_script("libvirtd", STARTING);
         let fields = "1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 700 0 0";
         let stat = [b"7 (pr\xfcfe) S 5 ", fields.as_bytes()].concat();
         fs::write(proc.path().join("7/stat"), stat).unwrap();
@@ -312,22 +317,14 @@ mod tests {
 
     #[test]
     fn a_daemon_is_found_above_a_script() {
-        let proc = proc(&[
-            (8, 7, "vtpm-guard-hook", &[]),
-            (7, 5, "sh", &[]),
-            (5, 1, "libvirtd", STARTING),
-        ]);
+        let proc = proc_of_script("libvirtd", STARTING);
         assert_eq!(starting_above(proc.path(), 8), Some(Daemons::Monolithic));
     }
 
     #[test]
     fn the_daemon_above_a_hook_is_identified_by_its_start_time() {
         for daemon in ["libvirtd", "virtqemud", ".virtqemud-wrap"] {
-            let proc = proc(&[
-                (8, 7, "vtpm-guard-hook", &[]),
-                (7, 5, "sh", &[]),
-                (5, 1, daemon, UP),
-            ]);
+            let proc = proc_of_script(daemon, UP);
             let found = daemon_above(proc.path(), 8).map(|found| found.daemon.to_string());
             assert_eq!(found.as_deref(), Some("5 500"), "{daemon}");
         }

@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::config::FleetConfig;
 use crate::fleet::MAX_STATE;
 use crate::fleet::tpm_state::StateNote;
-use crate::guard::{Ending, Mode, Operation, follow_up, prepare};
+use crate::guard::{Ending, Guard, Mode, Operation, follow_up, prepare};
 use crate::host::crash::armed;
 use crate::key::dek::Dek;
 use crate::manage::host::default_deadline;
@@ -25,16 +25,28 @@ fn member(more: &str) -> (Fixture, FleetStore) {
     (fixture, store)
 }
 
+/// A hook of libvirt's after `prepare`, by a guard that was changed so.
+fn follow_up_by(
+    fixture: &Fixture,
+    guest: &Defined,
+    operation: Operation,
+    change: impl FnOnce(&mut Guard),
+) {
+    let (mut guard, domain) = (called(fixture), fixture.domain(guest));
+    change(&mut guard);
+    follow_up(&guard, operation, &domain, default_deadline()).unwrap();
+}
+
 /// libvirt's hooks of a start, as far as these operations.
 fn call(fixture: &Fixture, guest: &Defined, operations: &[Operation]) {
     for operation in operations {
-        let (guard, domain) = (called(fixture), fixture.domain(guest));
         if *operation == Operation::Prepare {
+            let (guard, domain) = (called(fixture), fixture.domain(guest));
             let (origin, mode) = (Origin::Prepare, Mode::CarryOut);
             let outcome = prepare(&guard, &Ok(domain), origin, mode, default_deadline());
             assert!(outcome.is_allowed(), "{outcome:?}");
         } else {
-            follow_up(&guard, *operation, &domain, default_deadline()).unwrap();
+            follow_up_by(fixture, guest, *operation, |_| ());
         }
     }
 }
@@ -100,21 +112,20 @@ fn a_host_that_is_configured_for_no_fleet_any_more_says_nothing_more() {
     let (fixture, _store) = member("state = \"stopped\"\n");
     let guest = fixture.guest_in_use("vm1");
     call(&fixture, &guest, &RUN);
-    let mut guard = called(&fixture);
-    guard.config.fleet.store = None;
-    let (domain, ended) = (fixture.domain(&guest), Operation::Released(Ending::Ended));
-    follow_up(&guard, ended, &domain, default_deadline()).unwrap();
+    let ended = Operation::Released(Ending::Ended);
+    follow_up_by(&fixture, &guest, ended, |guard| {
+        guard.config.fleet.store = None;
+    });
     assert_eq!(says(&fixture, &guest), Some(true));
     assert_eq!(queued(&fixture), []);
 }
 
 /// The hook under a configuration that nobody can read: the defaults apply.
 fn call_broken(fixture: &Fixture, guest: &Defined, operation: Operation) {
-    let mut guard = called(fixture);
-    guard.config.fleet = FleetConfig::default();
-    guard.config_error = Some("config.toml: line 3".to_owned());
-    let domain = fixture.domain(guest);
-    follow_up(&guard, operation, &domain, default_deadline()).unwrap();
+    follow_up_by(fixture, guest, operation, |guard| {
+        guard.config.fleet = FleetConfig::default();
+        guard.config_error = Some("config.toml: line 3".to_owned());
+    });
 }
 
 /// Or another host would restore the older state that the fleet has, as if this run had never been.

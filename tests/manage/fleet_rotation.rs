@@ -174,10 +174,7 @@ fn hosts_that_have_not_opened_the_key_are_named_and_it_goes_on_without_them() {
     };
     store.put(Claim::Report(lie).write(HostUuid::random(), Timestamp::now()));
     let missing = rotate(&one, &[], Duration::ZERO, &mut |_| {}).unwrap_err();
-    let RotateError::HostsWait(provider, hosts) = &missing else {
-        panic!("{missing:?}");
-    };
-    assert_eq!(provider.name, "a");
+    let hosts = waited_for(&missing);
     assert_eq!(
         states(hosts),
         [
@@ -212,6 +209,15 @@ fn hosts_that_have_not_opened_the_key_are_named_and_it_goes_on_without_them() {
 }
 
 /// A host of the fleet that has the provider `a` of another one, and its UUID there.
+/// The hosts of a rotation of "a" that waited for some of them in vain.
+fn waited_for(error: &RotateError) -> &[HostResult] {
+    let RotateError::HostsWait(provider, hosts) = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(provider.name, "a");
+    hosts
+}
+
 fn with_provider_of(first: &Fixture, store: &SharedStore, name: &str) -> (Fixture, HostUuid) {
     let fixture = Fixture::new();
     fixture.adopt_provider_of(first, "a");
@@ -235,9 +241,7 @@ fn of_hosts_that_are_called_the_same_only_the_one_whose_uuid_was_said_is_left_ou
     assert!(is_ambiguous, "{both:?}");
     assert!(next_key(&one).is_none(), "nothing was announced");
     let waits = rotate(&one, &[&gone_uuid.to_string()], Duration::ZERO, nobody).unwrap_err();
-    let RotateError::HostsWait(_, hosts) = &waits else {
-        panic!("{waits:?}");
-    };
+    let hosts = waited_for(&waits);
     let mut result: Vec<_> = hosts.iter().map(|it| (it.host, it.result)).collect();
     result.sort_by_key(|(_, result)| *result == HostState::LeftOut);
     assert_eq!(
@@ -263,9 +267,7 @@ fn a_host_that_is_called_like_the_uuid_of_another_one_is_not_taken_for_it() {
     let (_evil, evil_uuid) = with_provider_of(&one, &store, &two_uuid.to_string());
     let said = [two_uuid.to_string()];
     let waits = rotate(&one, &[&said[0]], Duration::ZERO, &mut |_| {}).unwrap_err();
-    let RotateError::HostsWait(_, hosts) = &waits else {
-        panic!("{waits:?}");
-    };
+    let hosts = waited_for(&waits);
     let waiting = hosts.iter().filter(|it| it.result == HostState::Waiting);
     assert_eq!(waiting.map(|it| it.host).collect::<Vec<_>>(), [evil_uuid]);
     assert_eq!(lost(&one.host, &said[0]).unwrap().host, two_uuid);

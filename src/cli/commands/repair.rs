@@ -51,22 +51,20 @@ fn repair(
     let repair = crate::manage::repair::repair;
     let guests = repair(&context.host, guests, dry_run, &|name| progress.at(name))?;
     progress.done();
-    let one = which.domains.len() == 1;
-    // A paragraph says so itself.
-    let notes = if one { Vec::new() } else { not_taken(&guests) };
-    Ok(CheckedGuests { one, guests, notes })
+    let mut repaired = CheckedGuests {
+        one: which.domains.len() == 1,
+        guests,
+        notes: Vec::new(),
+    };
+    // The paragraph about a single guest says so itself.
+    if !repaired.one {
+        repaired.notes = repaired.unwritten_repairs().map(not_taken).collect();
+    }
+    Ok(repaired)
 }
 
-/// Why the store took no repairs, of each guest.
-fn not_taken(guests: &[CheckedGuest]) -> Vec<String> {
-    let of = |one: &CheckedGuest| {
-        let mut findings = one.outcome.verdict.findings().iter();
-        let found = findings.find(|found| matches!(found, Finding::NotRecorded(_)))?;
-        Some(format!(
-            "{}: {}",
-            label(&one.name),
-            finding(one.named(), found).1
-        ))
-    };
-    guests.iter().filter_map(of).collect()
+/// Why the store took no repairs of a guest.
+fn not_taken((guest, why): (&CheckedGuest, &Finding)) -> String {
+    let (_, sentence) = finding(guest.named(), why);
+    format!("{}: {sentence}", label(&guest.name))
 }

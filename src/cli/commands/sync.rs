@@ -286,7 +286,7 @@ mod tests {
         assert_eq!(course.failures, 2);
         course.after(Ok(FleetRound::default())).unwrap();
         assert_eq!(course.failures, 0);
-        // That is no moment.
+        // Twice in a row is no longer a file that is being written.
         course.after(no_address()).unwrap();
         assert!(course.after(no_address()).is_err());
     }

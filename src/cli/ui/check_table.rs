@@ -37,9 +37,16 @@ impl CheckedGuests {
 
     /// Whether the store did not take the repairs of an allowed start: it would start all the same.
     pub(crate) fn has_unwritten_repairs(&self) -> bool {
-        let unwritten = |found: &Finding| matches!(found, Finding::NotRecorded(_));
-        let mut verdicts = self.guests.iter().map(|one| &one.outcome.verdict);
-        verdicts.any(|verdict| verdict.findings().iter().any(unwritten))
+        self.unwritten_repairs().next().is_some()
+    }
+
+    /// The guests whose repairs the store did not take, and the finding that says why.
+    pub(crate) fn unwritten_repairs(&self) -> impl Iterator<Item = (&CheckedGuest, &Finding)> {
+        self.guests.iter().filter_map(|one| {
+            let mut findings = one.outcome.verdict.findings().iter();
+            let why = findings.find(|found| matches!(found, Finding::NotRecorded(_)))?;
+            Some((one, why))
+        })
     }
 }
 

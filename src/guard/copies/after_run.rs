@@ -37,11 +37,13 @@ pub(in crate::guard) fn save_after_run(
     } else {
         Ok(())
     };
-    let saved = match every_run_is_saved(guard, domain) {
-        Ok(true) => save_kept(guard, domain, vtpm, ending, has_run, deadline),
-        Ok(false) => Ok(()),
-        Err(error) => Err(error),
-    };
+    let saved = every_run_is_saved(guard, domain).and_then(|is_saved| {
+        if is_saved {
+            save_kept(guard, domain, vtpm, ending, has_run, deadline)
+        } else {
+            Ok(())
+        }
+    });
     linked.and(saved)
 }
 

@@ -1,6 +1,6 @@
 //! `fleet join`: this host tells the fleet what it has, and learns what concerns it.
 
-use std::fs;
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -8,6 +8,7 @@ use super::connection::{FleetCommandError, connect, member};
 use super::round::{FleetRound, Follower, round};
 use super::status::hosts;
 use crate::clock::Timestamp;
+use crate::host::text;
 use crate::ids::HostUuid;
 use crate::manage::host::{Host, default_deadline};
 use crate::manage::name;
@@ -72,8 +73,7 @@ pub(crate) fn to_accept(providers: &[Provider]) -> Vec<ProviderRef> {
 
 /// The machine's name.
 fn host_name() -> String {
-    let name = fs::read("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name = String::from_utf8_lossy(&name);
+    let name = text::read(Path::new("/proc/sys/kernel/hostname")).unwrap_or_default();
     let name = name.trim();
     if name.is_empty() { "localhost" } else { name }.to_owned()
 }

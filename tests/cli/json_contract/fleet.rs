@@ -164,6 +164,15 @@ impl<'s> Following<'s> {
         }
     }
 
+    /// With the configuration that is there, and once it has told the fleet of a provider.
+    fn that_has_told(site: &'s Site) -> Self {
+        site.did("provider create another");
+        let config = fs::read_to_string(site.path("config.toml")).unwrap();
+        let follows = Self::with(site, &config);
+        assert!(follows.logs("told the fleet"));
+        follows
+    }
+
     /// Whether the log says so within twenty seconds.
     fn logs(&self, words: &str) -> bool {
         says(&self.site.path("log"), words)
@@ -189,10 +198,7 @@ fn has(path: &str, wanted: impl Fn(&str) -> bool) -> bool {
 #[test]
 fn a_host_that_follows_the_fleet_says_in_the_log_what_it_did_and_what_went_wrong() {
     let site = joined();
-    let config = fs::read_to_string(site.path("config.toml")).unwrap();
-    site.did("provider create another");
-    let follows = Following::with(&site, &config);
-    assert!(follows.logs("told the fleet"));
+    let follows = Following::that_has_told(&site);
     site.cut_fleet();
     assert!(follows.logs("no facts were exchanged: "));
 }
@@ -214,10 +220,7 @@ fn a_host_that_follows_the_fleet_without_a_log_prints_what_it_does() {
 #[test]
 fn a_host_that_follows_the_fleet_outlives_a_configuration_that_is_wrong_for_a_while() {
     let site = joined();
-    let config = fs::read_to_string(site.path("config.toml")).unwrap();
-    site.did("provider create another");
-    let follows = Following::with(&site, &config);
-    assert!(follows.logs("told the fleet"));
+    let follows = Following::that_has_told(&site);
     let right = fs::read_to_string(site.path("config.toml")).unwrap();
     site.file("config.toml", "[fleet\n");
     assert!(follows.logs("no facts were exchanged: "));
