@@ -1,6 +1,7 @@
 //! The other side of a [conversation](super::conversation): a program that answers documents until its stdin ends.
 
 use std::fs::File;
+use std::hint::black_box;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
@@ -37,7 +38,18 @@ fn converse(
     // What a library prints must not get among the replies.
     dup2_stdout(io::stderr())?;
     while let Some(document) = read_frame(&mut requests, max_document)? {
-        replies.write_all(&answer(&document, &mut requests)?)?;
+        let answered = answer(&document, &mut requests);
+        wipe_stack();
+        replies.write_all(&answered?)?;
     }
     Ok(())
+}
+
+/// Overwrites what the functions that the caller has called have left on the stack: ciphers keep blocks of what they
+/// encrypt there, and schedules of keys.
+#[inline(never)]
+fn wipe_stack() {
+    /// More than those functions need, in bytes.
+    const DEPTH: usize = 256 * 1024;
+    black_box(&mut [0_u8; DEPTH]);
 }

@@ -17,6 +17,8 @@ mod clusters;
 mod daemon_start;
 mod daemons;
 mod doctor;
+#[path = "../dump/mod.rs"]
+mod dump;
 mod failed_starts;
 mod first_day;
 mod fleet;

@@ -7,42 +7,12 @@ use std::process::Stdio;
 use std::thread::sleep;
 use std::time::Duration;
 
-use sha2::Sha512;
 use vtpm_guard::internals::ids::SecretUuid;
-use vtpm_guard::internals::key::kek::Kek;
 
-use crate::guest::{Guest, PASSPHRASE_FILE, Tpm, recovery_file};
+use crate::dump::Dump;
+use crate::guest::{PASSPHRASE_FILE, Tpm, recovery_file};
 use crate::host::{Host, skipped};
-use crate::state_trouble::wait_for;
-
-/// Stops a program at its end, and says with which status it ends, and which of the patterns are anywhere in its memory.
-const SEARCH: &str = r#"
-import gdb, os
-patterns = dict(line.split() for line in open("/run/patterns"))
-gdb.execute("set pagination off")
-gdb.execute("set confirm off")
-gdb.execute("catch syscall exit_group")
-# What is said to "run" takes the place of all arguments.
-arguments = gdb.execute("show args", to_string=True).split('"', 1)[1].rsplit('"', 1)[0]
-gdb.execute("run %s %s" % (arguments, open("/run/streams").read()))
-status = int(gdb.parse_and_eval("$x0" if os.uname().machine == "aarch64" else "$rdi"))
-pid = gdb.selected_inferior().pid
-memory = open("/proc/%d/mem" % pid, "rb", 0)
-found = set()
-for line in open("/proc/%d/maps" % pid):
-    span, rights = line.split()[:2]
-    start, end = (int(part, 16) for part in span.split("-"))
-    if not rights.startswith("rw"):
-        continue
-    try:
-        memory.seek(start)
-        content = memory.read(end - start)
-    except (OSError, ValueError):
-        continue
-    found |= {name for name, digits in patterns.items() if bytes.fromhex(digits) in content}
-open("/run/found", "w").write(" ".join([str(status)] + sorted(found)))
-gdb.execute("kill")
-"#;
+use crate::traces::Secrets;
 
 impl Host {
     /// Whether there is a gdb that runs Python.
@@ -79,25 +49,8 @@ fn digits(bytes: &[u8]) -> String {
     })
 }
 
-/// The secrets of a guest, and a name that must be found where the search works.
-fn patterns(host: &Host, guest: &Guest, kek: &Kek) -> String {
-    let dek = host.only_key_ref(guest).dek(guest, kek);
-    let mut file_key = [0; 32];
-    pbkdf2::pbkdf2_hmac::<Sha512>(dek.expose(), b"swtpm", 1000, &mut file_key);
-    let mut lines = String::new();
-    for (name, bytes) in [
-        ("kek", &kek.expose()[..]),
-        ("half-kek", &kek.expose()[16..]),
-        ("dek", dek.expose()),
-        ("half-dek", &dek.expose()[32..]),
-        ("file-key", &file_key),
-        ("half-file-key", &file_key[16..]),
-        ("witness", b"/usr/sbin/vtpm-guard"),
-    ] {
-        writeln!(lines, "{name} {}", digits(bytes)).unwrap();
-    }
-    lines
-}
+/// The value of a secret that somebody made by hand.
+const BY_HAND: &str = "a made-up key";
 
 #[test]
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
@@ -106,69 +59,78 @@ fn no_key_is_left_in_memory_when_a_program_ends() {
     if !host.has_gdb() {
         return;
     }
-    host.write("/run/patterns", patterns(&host, &guest, &host.kek("nkp-a")));
-    host.write("/run/search.py", SEARCH);
-    host.write("/run/streams", "</run/input >/run/output 2>/run/errors");
+    let dump = Dump::into(&host.path("/run"));
     let plain = host.define_guest("vm2", Tpm::Plain);
     host.start_and_stop(&plain);
     let by_hand = SecretUuid::random();
-    host.define_secret(by_hand, "by hand", Some("a made-up key"));
+    host.define_secret(by_hand, "by hand", Some(BY_HAND));
     let adopted = host.define_guest("vm3", Tpm::Encrypted(by_hand));
     host.start_and_stop(&adopted);
-    let recovery = recovery_file("nkp-a");
     let xml = host.xml(&guest);
     host.write("/run/input", &xml);
-    let export = [
-        "provider",
-        "export",
-        "nkp-a",
-        "--output",
-        "/run/again.recovery",
-    ];
-    let guard = "/usr/sbin/vtpm-guard";
+    let guests = [&guest, &plain, &adopted];
+    let mut secrets = Secrets::new();
+    secrets.add("the value made by hand", BY_HAND.as_bytes());
+    let passphrase = host.read(PASSPHRASE_FILE);
+    secrets.add_words("the passphrase", passphrase.trim());
+    host.note_provider("nkp-a", &mut secrets, "first");
+    host.note_keys(&guest, &mut secrets, "first");
+    let recovery = recovery_file("nkp-a");
+    let with_passphrase = ["--passphrase-file", PASSPHRASE_FILE];
+    let export = ["export", "nkp-a", "--output", "/run/again.recovery"];
     for call in [
-        &["/usr/sbin/vtpm-guard-hook", "vm1", "prepare", "begin", "-"][..],
-        &[guard, "check", "vm1"],
-        &[guard, "key", "show", "vm1"],
-        &[guard, "status"],
-        &[guard, "replay", "/run/input", "--no-secret"],
+        &["vtpm-guard-hook", "vm1", "prepare", "begin", "-"][..],
+        &["vtpm-guard", "check", "vm1"],
+        &["vtpm-guard", "key", "show", "vm1"],
+        &["vtpm-guard", "status"],
+        &["vtpm-guard", "replay", "/run/input", "--no-secret"],
+        &[&["vtpm-guard", "provider"], &export[..], &with_passphrase].concat(),
         &[
-            &[guard],
-            &export[..],
-            &["--passphrase-file", PASSPHRASE_FILE],
+            &["vtpm-guard", "provider", "import", &recovery][..],
+            &with_passphrase,
         ]
         .concat(),
-        &[
-            guard,
-            "provider",
-            "import",
-            &recovery,
-            "--passphrase-file",
-            PASSPHRASE_FILE,
-        ],
-        &[guard, "provider", "reseal"],
-        &[guard, "encrypt", "vm2", "--provider", "nkp-a"],
-        &[guard, "adopt", "vm3", "--provider", "nkp-a"],
-        &[guard, "key", "renew", "vm1"],
-        &[guard, "stage"],
-        &[guard, "provider", "rotate", "nkp-a"],
+        &["vtpm-guard", "provider", "reseal"],
+        &["vtpm-guard", "encrypt", "vm2", "--provider", "nkp-a"],
+        &["vtpm-guard", "adopt", "vm3", "--provider", "nkp-a"],
+        &["vtpm-guard", "key", "renew", "vm1"],
+        &["vtpm-guard", "provider", "rotate", "nkp-a"],
+        &["vtpm-guard", "stage"],
     ] {
-        let gdb = ["gdb", "-batch", "-nx", "-x", "/run/search.py", "--args"];
-        let ran = host.run(&[&gdb[..], call].concat());
-        let found = host.path("/run/found");
-        let words = fs::read_to_string(&found).unwrap_or_else(|_| panic!("{call:?}: {ran:#?}"));
-        fs::remove_file(found).unwrap();
+        if call.contains(&"stage") {
+            if host.lacks_libvirtd() {
+                break;
+            }
+            // It has nothing to do otherwise.
+            host.autostart(&guest);
+            host.stop_libvirtd();
+        }
+        let program = format!("/usr/sbin/{}", call[0]);
+        host.write_program("/run/around", &Dump::script(&program, "/run"));
+        let ran = host.run_with_input(&[&["/run/around"], &call[1..]].concat(), &xml);
+        let round = call.join(" ");
+        // What it has made counts, too.
+        if call.contains(&"rotate") {
+            host.note_provider("nkp-a", &mut secrets, &round);
+        }
+        for guest in guests {
+            host.note_keys(guest, &mut secrets, &round);
+        }
+        let mut all = secrets.clone();
+        all.add("witness", program.as_bytes());
+        let at_its_end = dump
+            .search(&all)
+            .unwrap_or_else(|said| panic!("{round}: {ran:?} {said}"));
         let errors = host.read("/run/errors");
         // A provider that is here already is opened, and not imported.
-        let status = u8::from(call.contains(&"import"));
-        assert_eq!(words, format!("{status} witness"), "{call:?}: {errors}");
+        let status = i32::from(call.contains(&"import"));
+        assert_eq!(at_its_end.status, status, "{round}: {errors}");
+        assert_eq!(at_its_end.found, ["witness"], "{round}: {errors}");
+        if call.contains(&"stage") {
+            assert!(ran.stdout.contains("1 key staged"), "{ran:?}");
+        }
     }
 }
-
-/// Puts gdb around a program that others start and speak with over its stdin and stdout. It leaves their process group,
-/// which they kill.
-const AROUND: &str = "#!/bin/sh\nexec 3<&0 4>&1\n\
-    exec setsid gdb -batch -nx -x /run/search.py --args \"$0.real\" \"$@\" </dev/null >/run/gdb 2>&1\n";
 
 #[test]
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
@@ -192,39 +154,28 @@ fn no_key_is_left_in_the_memory_of_a_program_that_has_had_one_for_another() {
     host.export_provider("nkp-a");
     let guest = host.define_bound_guest("vm1", "nkp-a");
     host.start_and_stop(&guest);
-    let patterns = patterns(&host, &guest, &host.kek("nkp-a"));
-    host.write(
-        "/run/patterns",
-        patterns.replace(&digits(b"/usr/sbin/vtpm-guard"), &digits(b"LC_ALL=C")),
-    );
-    host.write("/run/search.py", SEARCH);
-    host.write("/run/streams", "<&3 >&4 2>/run/errors");
-    host.write_program("/run/around", AROUND);
+    let mut secrets = Secrets::new();
+    host.note_provider("nkp-a", &mut secrets, "first");
+    host.note_keys(&guest, &mut secrets, "first");
+    secrets.add("witness", b"LC_ALL=C");
+    let dump = Dump::into(&host.path("/run"));
     host.write("/etc/libvirt/libvirt.conf", "remote_mode = \"legacy\"\n");
     let xml = host.xml(&guest);
-    let found = host.path("/run/found");
     for program in ["vtpm-guard-libvirt", "kms-exec"] {
         let path = format!("/usr/sbin/{program}");
-        host.run(&["cp", &path, &format!("{path}.real")]).ok();
+        let real = format!("{path}.real");
+        host.run(&["cp", &path, &real]).ok();
+        host.write_program("/run/around", &Dump::script(&real, "/run"));
         host.run(&["mount", "--bind", "/run/around", &path]).ok();
         let done = match program {
             "kms-exec" => host.guard(&["provider", "slot", "verify", "nkp-a"]),
             _ => host.hook("vm1", &["prepare", "begin", "-"], &xml),
         };
-        wait_for(|| found.exists());
-        // It is written at once, after it was made.
-        sleep(Duration::from_millis(200));
-        let words = fs::read_to_string(&found).unwrap();
-        fs::remove_file(&found).unwrap();
-        assert_eq!(
-            words,
-            "0 witness",
-            "{program}: {done:#?} {}",
-            host.read("/run/gdb")
-        );
-        let gdb = host.read("/run/gdb");
+        let at_its_end = dump.search(&secrets).unwrap();
         let errors = host.read("/run/errors");
-        assert_eq!(done.status, 0, "{done:#?} {gdb} {errors}");
+        assert_eq!(at_its_end.status, 0, "{program}: {done:#?} {errors}");
+        assert_eq!(at_its_end.found, ["witness"], "{program}: {errors}");
+        assert_eq!(done.status, 0, "{done:#?} {errors}");
         host.run(&["umount", &path]).ok();
     }
 }

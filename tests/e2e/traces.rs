@@ -13,6 +13,7 @@ use std::thread::{self, JoinHandle};
 use base64ct::{Base64Unpadded, Base64UrlUnpadded, Encoding};
 
 /// Bytes that must be found nowhere, and what they are called.
+#[derive(Clone)]
 pub(crate) struct Secrets(Vec<(String, Vec<Vec<u8>>)>);
 
 /// The forms in which these bytes could be written: as they are, and their halves; hexadecimal; base64 wherever in a text
@@ -50,6 +51,11 @@ impl Secrets {
 
     pub(crate) fn add(&mut self, name: &str, bytes: &[u8]) {
         self.0.push((name.to_owned(), forms(bytes)));
+    }
+
+    /// The same of words, whose halves are in other texts, too.
+    pub(crate) fn add_words(&mut self, name: &str, words: &str) {
+        self.0.push((name.to_owned(), vec![words.into()]));
     }
 
     /// The names of those that these bytes have in them.

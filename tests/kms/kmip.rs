@@ -1,11 +1,13 @@
 //! `kms-kmip` with PyKMIP's server: wrapping there, and here with a key that it gives out.
 
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use vtpm_guard::internals::kms::{KmsError, KmsSettings, Trouble};
 
+use crate::memory::nothing_is_left;
 use crate::plugin::text;
 use crate::service::Service;
 use crate::suite::{Bench, Change, Changed, Kind};
@@ -90,6 +92,25 @@ macro_rules! pykmip {
 
 pykmip!(get);
 pykmip!(encrypt);
+
+#[test]
+#[ignore = "needs root and PyKMIP: ./dev kms"]
+fn nothing_is_left_in_its_memory_where_the_server_encrypts() {
+    nothing_is_left(|_: &encrypt::Server| Vec::new());
+}
+
+/// The server's key has been here, too.
+#[test]
+#[ignore = "needs root and PyKMIP: ./dev kms"]
+fn nothing_is_left_in_its_memory_of_a_key_that_the_server_gives_out() {
+    nothing_is_left(|server: &get::Server| {
+        let service = &server.0.service;
+        service.run_verb("tell-key");
+        let key = fs::read(service.dir().join("vtpm.key")).unwrap();
+        assert_eq!(key.len(), 32);
+        vec![("the server's key", key)]
+    });
+}
 
 fn with(mut settings: KmsSettings, key: &str, value: &str) -> KmsSettings {
     settings.settings.insert(key.to_owned(), text(value));

@@ -13,9 +13,12 @@
 
 mod broken_plugins;
 mod built;
+#[path = "../dump/mod.rs"]
+mod dump;
 mod dumps;
 mod exec;
 mod kmip;
+mod memory;
 mod page;
 mod pkcs11;
 mod plugin;
@@ -25,5 +28,11 @@ mod service;
 mod settings_page;
 mod suite;
 mod tang;
+#[path = "../e2e/traces.rs"]
+#[allow(
+    dead_code,
+    reason = "what it finds in files and processes is for tests/e2e"
+)]
+mod traces;
 mod transit;
 mod worked_example;

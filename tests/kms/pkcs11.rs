@@ -1,5 +1,6 @@
 //! `kms-pkcs11` with tokens: SoftHSM in each of its ways to wrap, and a TPM (tpm2-pkcs11 over swtpm).
 
+use std::fs;
 use std::marker::PhantomData;
 use std::path::Path;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use vtpm_guard::internals::kms::{KmsError, KmsSettings, Setting, Trouble};
 
+use crate::memory::nothing_is_left;
 use crate::plugin::text;
 use crate::service::Service;
 use crate::suite::{self, Bench, Change, Changed, Kind};
@@ -109,6 +111,32 @@ fn aes_key_wrap() {
 fn aes_key_wrap_with_padding() {
     suite::round_trip::<SoftHsm<KeyWrapPad>>();
     suite::does_not_open::<SoftHsm<KeyWrapPad>>(Change::RemakeKey);
+}
+
+/// Of this way to wrap.
+fn nothing_of_softhsm_is_left<How: Way>() {
+    nothing_is_left(|token: &SoftHsm<How>| {
+        let pin = fs::read(token.0.dir().join("pin")).unwrap();
+        vec![("the PIN", pin.trim_ascii().to_vec())]
+    });
+}
+
+#[test]
+#[ignore = "needs root and SoftHSM: ./dev kms"]
+fn nothing_is_left_in_its_memory() {
+    nothing_of_softhsm_is_left::<AesGcm>();
+}
+
+#[test]
+#[ignore = "needs root and SoftHSM: ./dev kms"]
+fn nothing_of_a_key_wrap_is_left_in_its_memory() {
+    nothing_of_softhsm_is_left::<KeyWrapPad>();
+}
+
+#[test]
+#[ignore = "needs root and SoftHSM: ./dev kms"]
+fn nothing_of_rsa_is_left_in_its_memory() {
+    nothing_of_softhsm_is_left::<RsaOaep>();
 }
 
 mod tpm {

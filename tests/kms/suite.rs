@@ -118,6 +118,11 @@ impl<K: Kind> Bench<K> {
         self.connect_with(self.kind.settings(), timeout)
     }
 
+    /// Where the files of its key manager are.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     fn connect_with(
         &self,
         mut settings: KmsSettings,
@@ -153,6 +158,16 @@ impl<K: Kind> Bench<K> {
             client.unwrap(&self.kind.remote_key(), wrapped, self.kek.key_id())
         });
         (opened, start.elapsed())
+    }
+
+    /// Wraps its KEK, and unwraps it, in one conversation.
+    #[track_caller]
+    pub(crate) fn try_both_ways(&self) {
+        let mut client = self.connect(PATIENCE).unwrap();
+        let key = self.kind.remote_key();
+        let wrapped = client.wrap(&key, &self.kek).unwrap();
+        let opened = client.unwrap(&key, &wrapped, self.kek.key_id());
+        assert!(opened.unwrap().expose() == self.kek.expose());
     }
 
     #[track_caller]

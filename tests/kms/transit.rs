@@ -1,11 +1,13 @@
 //! `kms-transit` with OpenBao, the real server.
 
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use vtpm_guard::internals::kms::{KmsError, KmsSettings, Setting, Trouble};
 
+use crate::memory::nothing_is_left;
 use crate::plugin::text;
 use crate::service::Service;
 use crate::suite::{Bench, Change, Changed, Kind, conformance};
@@ -48,6 +50,15 @@ impl Kind for OpenBao {
 }
 
 conformance!(OpenBao, ignore = "needs root and OpenBao: ./dev kms");
+
+#[test]
+#[ignore = "needs root and OpenBao: ./dev kms"]
+fn nothing_is_left_in_its_memory() {
+    nothing_is_left(|bao: &OpenBao| {
+        let token = fs::read(bao.0.dir().join("token")).unwrap();
+        vec![("the token", token.trim_ascii().to_vec())]
+    });
+}
 
 fn with(mut settings: KmsSettings, key: &str, value: Setting) -> KmsSettings {
     settings.settings.insert(key.to_owned(), value);

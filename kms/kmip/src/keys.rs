@@ -170,7 +170,7 @@ impl<'a> Keys<'a> {
     }
 
     /// Fetches a key.
-    pub(crate) fn get(&mut self, id: &str) -> Result<Zeroizing<[u8; KEY_LEN]>, Error> {
+    pub(crate) fn get(&mut self, id: &str) -> Result<Box<Zeroizing<[u8; KEY_LEN]>>, Error> {
         let key = self.ask(
             Operation::Get,
             |payload| {

@@ -7,14 +7,16 @@ mod message;
 mod payload;
 mod ttlv;
 
+use std::alloc::System;
 use std::process::ExitCode;
 
 use aes_gcm::aead::{Aead, KeyInit, Payload};
-use aes_gcm::{Aes256Gcm, Key, Nonce};
+use aes_gcm::{Aes256Gcm, Nonce};
 use vtpm_guard::plugin::{
     Deadline, Kms, PluginError, RemoteKey, Settings, Trouble, Wrapped, Zeroizing, serve,
 };
 use vtpm_guard_kms_tls::{Address, Identity, Needs};
+use zeroizing_alloc::ZeroAlloc;
 
 use blob::{Blob, Method};
 use connection::{Connection, Error, Server};
@@ -25,6 +27,10 @@ const PORT: u16 = 5696;
 
 /// The longest identifier that is a version, in bytes.
 const MAX_VERSION: usize = 128;
+
+/// Wipes all that is freed: what the libraries for TLS have read and written has keys in it.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 fn main() -> ExitCode {
     serve::<Kmip>()
@@ -163,7 +169,7 @@ fn wrap(keys: &mut Keys<'_>, id: &str, how: How, kek: &[u8], context: &str) -> R
             Err(error) => return Err(error),
         }
     }
-    let cipher = Aes256Gcm::new(&Key::<Aes256Gcm>::from(*keys.get(id)?));
+    let cipher = Aes256Gcm::new((&**keys.get(id)?).into());
     let payload = Payload {
         msg: kek,
         aad: context.as_bytes(),
@@ -182,7 +188,7 @@ fn unwrap(
     match blob.method {
         Method::Encrypt => keys.decrypt(id, blob.nonce, &blob.sealed, context),
         Method::Get => {
-            let cipher = Aes256Gcm::new(&Key::<Aes256Gcm>::from(*keys.get(id)?));
+            let cipher = Aes256Gcm::new((&**keys.get(id)?).into());
             let payload = Payload {
                 msg: &blob.sealed,
                 aad: context.as_bytes(),

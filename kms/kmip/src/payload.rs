@@ -83,10 +83,10 @@ pub(crate) fn attributes(payload: Fields<'_>) -> Result<Attributes, Malformed> {
     Ok(attributes)
 }
 
-/// Reads an AES-256 key; or why what is there is none.
+/// Reads an AES-256 key; or why what is there is none. It is in a box, so that moving it leaves no copies on the stack.
 pub(crate) fn key(
     payload: Fields<'_>,
-) -> Result<Result<Zeroizing<[u8; KEY_LEN]>, String>, Malformed> {
+) -> Result<Result<Box<Zeroizing<[u8; KEY_LEN]>>, String>, Malformed> {
     let Some(key) = payload.find(tag::SYMMETRIC_KEY)? else {
         return Ok(Err("it is no symmetric key".to_owned()));
     };
@@ -102,9 +102,14 @@ pub(crate) fn key(
     let value = block.get(tag::KEY_VALUE)?.structure()?;
     let material = value.get(tag::KEY_MATERIAL)?.bytes()?;
     let bits = material.len() * 8;
-    Ok(<&[u8; KEY_LEN]>::try_from(material)
-        .map(|key| Zeroizing::new(*key))
-        .map_err(|_| format!("it is an AES key of {bits} bits; 256 are needed")))
+    if bits != KEY_LEN * 8 {
+        return Ok(Err(format!(
+            "it is an AES key of {bits} bits; 256 are needed"
+        )));
+    }
+    let mut key = Box::new(Zeroizing::new([0; KEY_LEN]));
+    key.copy_from_slice(material);
+    Ok(Ok(key))
 }
 
 /// Reads what was encrypted with this nonce, its tag at the end.

@@ -7,6 +7,7 @@ mod key;
 mod method;
 mod token;
 
+use std::alloc::System;
 use std::process::ExitCode;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -14,11 +15,16 @@ use std::thread;
 use vtpm_guard::plugin::{
     self, Deadline, Kms, PluginError, RemoteKey, Settings, Trouble, Wrapped, Zeroizing, serve,
 };
+use zeroizing_alloc::ZeroAlloc;
 
 use blob::Blob;
 use key::Name;
 use method::Wanted;
 use token::{Address, Token};
+
+/// Wipes all that is freed: what the libraries for PKCS#11 have read and written has keys in it.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 fn main() -> ExitCode {
     serve::<Pkcs11>()

@@ -9,6 +9,7 @@ mod http;
 mod login;
 mod reply;
 
+use std::alloc::System;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -18,10 +19,15 @@ use vtpm_guard::plugin::{
     Deadline, Kms, PluginError, RemoteKey, Settings, Trouble, Wrapped, Zeroizing, serve,
 };
 use vtpm_guard_kms_tls::{Identity, Needs};
+use zeroizing_alloc::ZeroAlloc;
 
 use crate::api::{Api, is_mount};
 use crate::http::Server;
 use crate::login::Login;
+
+/// Wipes all that is freed: what the libraries for TLS have read and written has keys in it.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 fn main() -> ExitCode {
     serve::<Transit>()

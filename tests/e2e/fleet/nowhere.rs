@@ -37,8 +37,10 @@ const PROGRAMS: [&str; 6] = [
 
 impl Host {
     /// Notes the key of each row of a guest, and what swtpm derives from it.
-    fn note_keys(&self, guest: &Guest, secrets: &mut Secrets, round: &str) {
-        let keks = ["nkp-a", "nkp-b"].map(|provider| self.kek(provider));
+    pub(crate) fn note_keys(&self, guest: &Guest, secrets: &mut Secrets, round: &str) {
+        let is_here = |provider: &&str| self.path(&recovery_file(provider)).exists();
+        let providers = ["nkp-a", "nkp-b"].into_iter().filter(is_here);
+        let keks: Vec<_> = providers.map(|provider| self.kek(provider)).collect();
         for row in self.key_refs(guest) {
             let name = format!("{round} key {} of {}", row.id, guest.name);
             let Some(kek) = keks.iter().find(|kek| {
@@ -55,7 +57,7 @@ impl Host {
         }
     }
 
-    fn note_provider(&self, provider: &str, secrets: &mut Secrets, round: &str) {
+    pub(crate) fn note_provider(&self, provider: &str, secrets: &mut Secrets, round: &str) {
         self.export_over(provider);
         secrets.add(&format!("{round} {provider}"), self.kek(provider).expose());
     }

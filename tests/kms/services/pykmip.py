@@ -1,6 +1,6 @@
 """What the service `pykmip` does in Python: its server, and its keys.
 
-usage: pykmip.py serve|make-key|delete-key|remake-key|rotate-key|make-others DIR
+usage: pykmip.py serve|make-key|delete-key|remake-key|rotate-key|tell-key|make-others DIR
 """
 
 import os
@@ -50,6 +50,11 @@ def rotate(client):
     register(client, "vtpm")
 
 
+def tell(client, directory):
+    with open(f"{directory}/vtpm.key", "wb") as file:
+        file.write(client.get(find(client)).value)
+
+
 def make_others(client):
     register(client, "idle", active=False)
     register(client, "short", length=128)
@@ -84,6 +89,8 @@ def main():
             register(client, "vtpm")
         elif verb == "rotate-key":
             rotate(client)
+        elif verb == "tell-key":
+            tell(client, directory)
         elif verb == "make-others":
             make_others(client)
         else:

@@ -67,9 +67,7 @@ pub(super) fn wrap(
         Method::AesKeyWrap | Method::AesKeyWrapPad => {
             let mut template = visible_key().to_vec();
             template.push(Attribute::Value(kek.to_vec()));
-            let object = session.create_object(&template);
-            wipe(template);
-            let object = object?;
+            let object = session.create_object(&template)?;
             let wrapped = session.wrap_key(&key_wrap(method), key.handle, object);
             session.destroy_object(object)?;
             wrapped?
@@ -137,14 +135,6 @@ fn value(session: &Session, object: ObjectHandle) -> Result<Vec<u8>, PluginError
     }
     let message = "the token does not tell what it has unwrapped";
     Err(PluginError::new(Trouble::Denied, message))
-}
-
-fn wipe(template: Vec<Attribute>) {
-    for attribute in template {
-        if let Attribute::Value(value) = attribute {
-            drop(Zeroizing::new(value));
-        }
-    }
 }
 
 fn key_wrap(method: Method) -> Mechanism<'static> {
