@@ -48,6 +48,7 @@ fn converse(
 /// Overwrites what the functions that the caller has called have left on the stack: ciphers keep blocks of what they
 /// encrypt there, and schedules of keys.
 #[inline(never)]
+#[expect(clippy::large_stack_arrays, reason = "the stack is what it is about")]
 fn wipe_stack() {
     /// More than those functions need, in bytes.
     const DEPTH: usize = 256 * 1024;

@@ -7,7 +7,7 @@ use vtpm_guard::plugin::{Deadline, PluginError, Trouble, Zeroizing};
 use crate::blob::{NONCE_LEN, TAG_LEN};
 use crate::connection::{Connection, Error, Server};
 use crate::message::{Operation, Version, tag};
-use crate::payload::{self, Attributes, KEY_LEN, name, number};
+use crate::payload::{self, AesKey, Attributes, name, number};
 use crate::ttlv::{Fields, Malformed, Writer};
 
 /// What begins the name of a key that is named by its unique identifier.
@@ -170,7 +170,7 @@ impl<'a> Keys<'a> {
     }
 
     /// Fetches a key.
-    pub(crate) fn get(&mut self, id: &str) -> Result<Box<Zeroizing<[u8; KEY_LEN]>>, Error> {
+    pub(crate) fn get(&mut self, id: &str) -> Result<AesKey, Error> {
         let key = self.ask(
             Operation::Get,
             |payload| {

@@ -9,6 +9,9 @@ use super::ttlv::{Fields, Item, Malformed};
 /// The length of an AES-256 key, in bytes.
 pub(crate) const KEY_LEN: usize = 32;
 
+/// An AES-256 key. It is in a box, so that moving it leaves no copies on the stack.
+pub(crate) type AesKey = Box<Zeroizing<[u8; KEY_LEN]>>;
+
 /// Numbers of the standard.
 pub(crate) mod number {
     pub(crate) const QUERY_OPERATIONS: u32 = 1;
@@ -83,10 +86,8 @@ pub(crate) fn attributes(payload: Fields<'_>) -> Result<Attributes, Malformed> {
     Ok(attributes)
 }
 
-/// Reads an AES-256 key; or why what is there is none. It is in a box, so that moving it leaves no copies on the stack.
-pub(crate) fn key(
-    payload: Fields<'_>,
-) -> Result<Result<Box<Zeroizing<[u8; KEY_LEN]>>, String>, Malformed> {
+/// Reads an AES-256 key; or why what is there is none.
+pub(crate) fn key(payload: Fields<'_>) -> Result<Result<AesKey, String>, Malformed> {
     let Some(key) = payload.find(tag::SYMMETRIC_KEY)? else {
         return Ok(Err("it is no symmetric key".to_owned()));
     };

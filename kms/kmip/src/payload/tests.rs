@@ -27,7 +27,7 @@ fn key_block(payload: &mut Writer, algorithm: u32, format: u32, key: &[u8]) {
 #[test]
 fn an_aes_256_key_is_read() {
     let found = read(|payload| key_block(payload, number::AES, 1, &[7; 32]), key);
-    assert_eq!(*found.unwrap().unwrap(), [7; 32]);
+    assert_eq!(**found.unwrap().unwrap(), [7; 32]);
 }
 
 #[test]
