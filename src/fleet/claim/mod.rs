@@ -44,6 +44,9 @@ pub enum BadClaim {
     /// It was not signed with the KEK that it names.
     #[error("it was not signed with provider key {0}")]
     NotSigned(KeyId),
+    /// Its time has not come: it would count for ever.
+    #[error("it is from the future")]
+    OfTheFuture,
 }
 
 /// A wrapped key of which no more can be read than whose it is said to be.

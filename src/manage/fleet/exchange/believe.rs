@@ -73,11 +73,15 @@ impl Exchange<'_> {
                 if says.host == self.host && !self.has_forgotten(says) {
                     return Err(NotKept::Unneeded);
                 }
-                if is_of_the_future(says.at, self.now)
-                    || !self.has_key_under(says, placement.key_id, kept)
-                {
+                if is_of_the_future(says.at, self.now) {
+                    return Err(BadClaim::OfTheFuture.into());
+                }
+                if !self.has_key_under(says, placement.key_id, kept) {
                     return Err(BadClaim::NotSigned(placement.key_id).into());
                 }
+            }
+            Claim::Host(says) if is_of_the_future(says.at, self.now) => {
+                return Err(BadClaim::OfTheFuture.into());
             }
             // Also what this host has said, which its store may have forgotten: it was restored from a backup. Of what
             // somebody else says in its name it believes no more than of what is said in the name of others.

@@ -1,8 +1,10 @@
 //! What a host does not take from a store that may say anything.
 
+use super::super::super::status::hosts;
 use super::super::is_of_the_future;
 use super::host::{Host, dek, guest, kek};
 use super::pair::{A, B, NOW, pair, sync, sync_both};
+use crate::clock::Timestamp;
 use crate::fleet::claim::{
     Claim, HostClaim, KeyClaim, PlacementClaim, ProviderClaim, Signed, SlotClaim, StatusClaim,
     SuccessorClaim,
@@ -210,6 +212,23 @@ fn who_has_the_key_of_one_guest_cannot_say_where_another_one_is() {
     two.tpms.defined.insert(guest(2));
     assert_eq!(sync(&mut two, &mut shared).rejected, 1);
     assert_eq!(two.store.placements(guest(2)).unwrap(), []);
+}
+
+/// Nothing that the host says later would count.
+#[test]
+fn no_host_is_gone_by_a_word_of_the_future() {
+    let (mut one, _, mut shared) = pair();
+    let host = HostUuid::random();
+    let far = Timestamp(NOW.0 + 2 * 24 * 60 * 60 * 1000);
+    let says = |at, left| Claim::Host(HostClaim::new(host, "two", at, left)).write(host, NOW);
+    let (word, lie) = (says(NOW, false), says(far, true));
+    for fact in [&word, &lie] {
+        shared.facts.insert(fact.id, (100, fact.clone()));
+    }
+    assert!(sync(&mut one, &mut shared).rejected > 0);
+    assert!(one.store.knows_fact(word.id).unwrap() && !one.store.knows_fact(lie.id).unwrap());
+    let known = hosts(&one.store).unwrap();
+    assert_eq!(known.get(&host).map(String::as_str), Some("two"));
 }
 
 #[test]
