@@ -591,6 +591,38 @@ fn what_a_start_is_told_of_runs_elsewhere_makes_the_copies_of_this_host_old() {
     assert!(fs::read(first.state_file(&guest)).unwrap() == last);
 }
 
+/// The whole state directory was restored from a backup, with its copies: a later run is known to the fleet alone.
+#[test]
+fn what_this_host_has_said_of_a_run_that_it_has_forgotten_makes_its_copies_old() {
+    let first = Fixture::new();
+    let (guest, last) = first.guest_with_postdated_copy("vm1");
+    let host = first.store().join_fleet("host1", Timestamp::now()).unwrap();
+    let own = Member {
+        host,
+        ..Member::new(&first, "host1")
+    };
+    let (keys, kek) = (own.keys(&guest), own.kek());
+    first.sql("DELETE FROM key_ref");
+    let outcome = |at, mode| {
+        let ended = own.placement(&guest, false, at, &kek);
+        let store = FleetStore::with(&[keys.clone(), vec![ended]].concat(), &[]);
+        store.configure(&first, "");
+        words(&start(&first, &guest, mode))
+    };
+    let later = now() + 60_000;
+    assert_eq!(outcome(later, Mode::DryRun), "VG205");
+    let fine = "allow fleet-key-learnt state-gone learn-key restore-tpm-state";
+    assert_eq!(outcome(now() - 60_000, Mode::DryRun), fine);
+    // It knows that run: the copy is of its end.
+    let noted = Timestamp(later);
+    let mut store = first.store();
+    store
+        .note_placement(guest.uuid, "vm1", false, noted)
+        .unwrap();
+    assert_eq!(outcome(later, Mode::CarryOut), fine);
+    assert!(fs::read(first.state_file(&guest)).unwrap() == last);
+}
+
 #[test]
 fn a_person_waits_longer_for_the_store_than_a_start_does() {
     let moved = without_state();

@@ -33,6 +33,9 @@ pub(super) struct Believed {
     pub(super) ignored: usize,
     /// The end of the last run that a host has signed, and what this host itself has said of one later.
     newest: Option<Timestamp>,
+    /// What this host itself has said last of a run that its own store does not know: that is of a backup, and the copies
+    /// of TPM states beside it may be, too.
+    forgotten: Option<Timestamp>,
 }
 
 /// What may be a TPM state of the guest.
@@ -82,7 +85,14 @@ impl Believed {
         for state in found.states {
             reader.read_state(state);
         }
-        reader.finish(store)
+        // Of the moment itself it knows.
+        let before = |at: Timestamp| Timestamp(at.0.saturating_sub(1));
+        let is_known = |at| store.is_some_and(|it| it.has_own_run_since(domain.uuid, before(at)));
+        let believed = reader.finish(store);
+        Self {
+            forgotten: believed.forgotten.filter(|at| !is_known(*at)),
+            ..believed
+        }
     }
 
     /// Whether a host has begun or ended a run after this time.
@@ -90,8 +100,12 @@ impl Believed {
         self.has_run_elsewhere_since(at) || self.newest.is_some_and(|newest| newest > at)
     }
 
-    /// Whether another host has begun or ended a run after this time.
-    pub(super) fn has_run_elsewhere_since(&self, at: Timestamp) -> bool {
+    /// Whether there was a run after this time of which this host's own store knows nothing.
+    pub(super) fn has_unknown_run_since(&self, at: Timestamp) -> bool {
+        self.has_run_elsewhere_since(at) || self.forgotten.is_some_and(|last| last > at)
+    }
+
+    fn has_run_elsewhere_since(&self, at: Timestamp) -> bool {
         self.placements.iter().any(|it| it.at > at.0)
     }
 }
@@ -154,8 +168,10 @@ impl Reader<'_> {
                         // makes states old, and runs nowhere else.
                         Ok(says) if says.domain == self.domain && Some(says.host) == self.own => {
                             if self.wraps_a_key(signed.key_id) {
-                                let newest = &mut self.believed.newest;
-                                *newest = (*newest).max(Some(Timestamp(says.at)));
+                                let at = Some(Timestamp(says.at));
+                                let believed = &mut self.believed;
+                                believed.newest = believed.newest.max(at);
+                                believed.forgotten = believed.forgotten.max(at);
                             }
                         }
                         Ok(says)

@@ -99,9 +99,10 @@ impl Gathered {
         let mut saved = AvailableCopies::default();
         if matches!(state, StateFile::Absent | StateFile::Damaged(_)) {
             saved = available_copies(guard, domain, vtpm);
-            // What other hosts have done since, this one may not have heard before.
+            // What other hosts have done since, this one may not have heard before; nor what it has done itself, where
+            // its store and its copies are of a backup.
             for (copy, _) in &mut saved.copies {
-                copy.is_followed = believed.has_run_elsewhere_since(copy.manifest.kept_at());
+                copy.is_followed = believed.has_unknown_run_since(copy.manifest.kept_at());
             }
             saved
                 .copies
