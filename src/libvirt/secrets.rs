@@ -149,7 +149,7 @@ impl<'a, D: SecretDriver> Secrets<'a, D> {
         domain: DomainUuid,
         key: &[u8],
     ) -> Result<Option<()>, SecretError> {
-        let secret = match self.0.define(uuid, &definition(uuid, domain)) {
+        let secret = match self.define(uuid, domain) {
             Ok(secret) => secret,
             Err(error) if error.is_of_connection() => return Err(error.into()),
             Err(_) if self.look_up(uuid)?.is_some() => return Ok(None),
@@ -162,6 +162,37 @@ impl<'a, D: SecretDriver> Secrets<'a, D> {
         })
     }
 
+    /// Defines the guard's own secret for this domain, in place of the one that has the usage now if that is the guard's
+    /// own too: the domain's XML named another UUID before, and `secret.lifetime = "keep"` keeps a secret.
+    fn define(&self, uuid: SecretUuid, domain: DomainUuid) -> Result<D::Secret, CallError> {
+        let xml = definition(uuid, domain);
+        let first = self.0.define(uuid, &xml);
+        let is_refused = first.as_ref().is_err_and(|error| !error.is_of_connection());
+        // An error of this question or of its answer leaves the first one to report.
+        if is_refused && self.undefine_previous(uuid, domain).is_ok_and(|gone| gone) {
+            return self.0.define(uuid, &xml);
+        }
+        first
+    }
+
+    /// Undefines the secret with another UUID that the guard has defined for this domain. Returns whether there was one.
+    fn undefine_previous(&self, uuid: SecretUuid, domain: DomainUuid) -> Result<bool, SecretError> {
+        let holder = found(self.0.holder(&own_usage(domain)))?;
+        let Some(holder) = holder.filter(|holder| *holder != uuid) else {
+            return Ok(false);
+        };
+        match self.look_up(holder)? {
+            // The usage name alone is no proof that others have not defined it, and perhaps keep a value in it: the
+            // guard's own is never in a file, and never disclosed.
+            Some(previous)
+                if previous.is_the_guards(domain) && previous.is_ephemeral_and_private()? =>
+            {
+                previous.undefine()
+            }
+            _ => Ok(false),
+        }
+    }
+
     /// Every refusal of a definition is an internal error to libvirt. So this asks whether another
     /// secret has the usage.
     fn why_not_defined(
@@ -170,10 +201,7 @@ impl<'a, D: SecretDriver> Secrets<'a, D> {
         uuid: SecretUuid,
         domain: DomainUuid,
     ) -> SecretError {
-        let usage = Usage {
-            kind: USAGE_VTPM,
-            id: usage_name(domain),
-        };
+        let usage = own_usage(domain);
         match self.0.holder(&usage) {
             Ok(holder) if holder != uuid => SecretError::Conflict(format!(
                 "the usage \"{}\" belongs to the secret {holder}",
@@ -181,6 +209,14 @@ impl<'a, D: SecretDriver> Secrets<'a, D> {
             )),
             _ => error.into(),
         }
+    }
+}
+
+/// The usage of the guard's own secret for this domain.
+fn own_usage(domain: DomainUuid) -> Usage {
+    Usage {
+        kind: USAGE_VTPM,
+        id: usage_name(domain),
     }
 }
 

@@ -1,7 +1,9 @@
 //! `secret.lifetime`: how long libvirt has the secret, seen through `virsh secret-list` at each
 //! stage of a guest's life.
 
-use crate::guest::Guest;
+use vtpm_guard::internals::ids::SecretUuid;
+
+use crate::guest::{Guest, Tpm};
 use crate::host::Host;
 
 /// What happens to a guest, one thing after the other.
@@ -151,6 +153,21 @@ fn with_lifetime_keep_only_the_end_of_the_daemon_takes_the_secret() {
             (14, StartFailed),
         ]
     );
+}
+
+/// libvirt gives a usage name to one secret only, and the guard's is the same for both UUIDs.
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_secret_that_is_kept_gives_way_when_the_xml_names_another_uuid() {
+    let (host, guest) = Host::with_used_guest();
+    host.configure("[secret]\nlifetime = \"keep\"\n");
+    host.start_and_stop(&guest);
+    assert!(host.has_secret(guest.secret));
+    let before = guest.secret;
+    let guest = host.redefine_guest(guest, Tpm::Encrypted(SecretUuid::random()));
+    host.start_and_stop(&guest);
+    assert!(host.has_secret(guest.secret) && !host.has_secret(before));
+    assert_eq!(host.tpms_made(&guest), 1);
 }
 
 #[test]

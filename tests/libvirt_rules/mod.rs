@@ -39,6 +39,7 @@ macro_rules! for_each_rule {
             the_guards_secret_of_another_guest_is_replaced_as_its_own
             a_secret_for_something_else_is_a_conflict
             a_usage_that_another_secret_has_is_a_conflict_that_names_it
+            the_guards_own_secret_under_the_uuid_of_before_is_replaced
             a_value_that_libvirt_refuses_leaves_no_secret
             the_longest_value_that_libvirt_takes_is_taken
             only_the_guards_own_secret_for_this_very_domain_is_dropped
@@ -377,15 +378,50 @@ pub(crate) fn a_secret_for_something_else_is_a_conflict(daemon: &dyn Daemon) {
     }
 }
 
+/// The guard's own is ephemeral and private: any other of that name may be somebody's only copy of a value.
 pub(crate) fn a_usage_that_another_secret_has_is_a_conflict_that_names_it(daemon: &dyn Daemon) {
-    let host = Host::new(daemon);
-    let holder = SecretUuid::random();
-    host.define(holder, "yes", "yes", &host.own_usage());
-    let error = host.provide(b"made-up key", GuardsOwn).unwrap_err();
-    let SecretError::Conflict(words) = error else {
-        panic!("{error:?}");
+    for (ephemeral, private) in KINDS.into_iter().filter(|kind| *kind != ("yes", "yes")) {
+        let host = Host::new(daemon);
+        let holder = Host {
+            domain: host.domain,
+            ..Host::new(daemon)
+        };
+        holder.defined_by_others(ephemeral, private, &host.own_usage());
+        holder.set_by_others(b"theirs");
+        let error = host.provide(b"made-up key", GuardsOwn).unwrap_err();
+        let SecretError::Conflict(words) = error else {
+            panic!("{error:?}");
+        };
+        assert!(words.contains(&holder.secret.to_string()), "{words}");
+        assert!(host.inspect().is_none());
+        assert_eq!(holder.seen_value(), "theirs");
+    }
+}
+
+/// Somebody has changed the UUID in the guest's XML, and `secret.lifetime = "keep"` has kept the secret.
+pub(crate) fn the_guards_own_secret_under_the_uuid_of_before_is_replaced(daemon: &dyn Daemon) {
+    let before = Host::new(daemon);
+    let provided = before.provide(b"made-up key", GuardsOwn);
+    assert_eq!(provided, Ok(Provided::Defined));
+    let host = Host {
+        domain: before.domain,
+        ..Host::new(daemon)
     };
-    assert!(words.contains(&holder.to_string()), "{words}");
+    let other = Host::new(daemon);
+    assert_eq!(other.provide(b"another", GuardsOwn), Ok(Provided::Defined));
+    assert_eq!(
+        host.provide(b"made-up key", GuardsOwn),
+        Ok(Provided::Defined)
+    );
+    assert_eq!(host.definition().guards_domain(), Some(host.domain));
+    assert!(before.inspect().is_none());
+    assert!(other.inspect().is_some());
+
+    // Back again, and over what others have defined there meanwhile.
+    before.defined_by_others("no", "no", &before.foreign_usage());
+    let provided = before.provide(b"made-up key", ForeignDefinition);
+    assert_eq!(provided, Ok(Provided::Set));
+    assert_eq!(before.definition().guards_domain(), Some(host.domain));
     assert!(host.inspect().is_none());
 }
 

@@ -97,13 +97,29 @@ impl FakeLibvirt {
         Ok(Provided::Set)
     }
 
+    /// Undefines the guard's own secret for this domain that has another UUID.
+    fn undefine_previous(&self, secret: SecretUuid, domain: DomainUuid) {
+        let is_own = |found: &SecretDefinition| {
+            found.guards_domain() == Some(domain) && found.is_ephemeral && found.is_private
+        };
+        for other in self.secrets.all() {
+            if other != secret {
+                self.undefine_if(other, is_own);
+            }
+        }
+    }
+
     fn define_with(
         &self,
         secret: SecretUuid,
         domain: DomainUuid,
         dek: &Dek,
     ) -> Result<(), SecretError> {
-        self.secrets.define(&definition(secret, domain))?;
+        let xml = definition(secret, domain);
+        if self.secrets.define(&xml).is_err() {
+            self.undefine_previous(secret, domain);
+            self.secrets.define(&xml)?;
+        }
         let set = self.secrets.set_value(secret, dek.expose());
         if set.is_err() {
             self.secrets.undefine(secret);
