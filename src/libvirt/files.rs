@@ -21,8 +21,12 @@ use crate::libvirt::secret::{LibvirtSecret, SecretDefinition, SecretError, Secre
 
 pub(super) use self::definition::definition;
 pub use self::definition::domain_in;
+#[cfg(test)]
+pub(crate) use self::saved_image::image;
+pub use self::saved_image::saved_xml;
 
 mod definition;
+mod saved_image;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests;

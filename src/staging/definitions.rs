@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::clock::Deadline;
 use crate::domain::{self, Domain, UnreadableDomain};
+use crate::host::bounded::bounded;
 use crate::host::dirs::LibvirtDirs;
 use crate::host::interrupted::read_dir;
 use crate::host::path_error::PathError;
@@ -41,7 +42,8 @@ impl DefinitionFiles {
         Ok(self.read_all(self.autostart_names()?).collect())
     }
 
-    /// Returns the guests that will start with the daemon, by name, without those that run already.
+    /// Returns the guests that will start with the daemon, by name, without those that run already, and each with the
+    /// domain XML of that start: the one in its managed save, if it has one.
     /// A daemon that is started once more after a boot, as by its socket, starts no guests.
     pub fn starting(&self) -> io::Result<Vec<Definition>> {
         let mut names = BTreeSet::new();
@@ -60,7 +62,33 @@ impl DefinitionFiles {
             }
         }
         names.retain(|name| !self.0.running().join(format!("{name}.xml")).exists());
-        Ok(self.read_all(names).collect())
+        let starting = self.read_all(names).map(|guest| self.as_saved(guest));
+        Ok(starting.collect())
+    }
+
+    /// Returns the guest as it is in its managed save, from which libvirt continues, whatever became of its definition
+    /// since; its definition where there is no such image of it.
+    fn as_saved(&self, guest: Definition) -> Definition {
+        let Ok(defined) = &guest.domain else {
+            return guest;
+        };
+        let dir = self.0.managed_saves();
+        let image = dir.join(format!("{}.save", guest.name));
+        let path = image.display().to_string();
+        let read = bounded(&dir, move || files::saved_xml(&image)).map_err(io::Error::other);
+        let xml = read.flatten().unwrap_or_else(|error| {
+            tracing::warn!(%error, path, "the managed save could not be read: the key is staged for the definition");
+            None
+        });
+        let saved = xml.and_then(|xml| domain::examine(&*xml).ok());
+        // libvirt continues from no image of another guest.
+        match saved.filter(|saved| (saved.uuid, &saved.name) == (defined.uuid, &defined.name)) {
+            Some(saved) => Definition {
+                domain: Ok(saved),
+                ..guest
+            },
+            None => guest,
+        }
     }
 
     /// Returns the guest with this UUID, defined or running. Files that cannot be read are ignored.
@@ -320,6 +348,42 @@ mod tests {
         autostart(&files, "vm2.xml");
         fs::write(files.0.running().join("vm1.xml"), "<domstatus/>").unwrap();
         assert_eq!(names(&files), ["vm2"]);
+    }
+
+    #[test]
+    fn a_saved_guest_starts_with_the_xml_in_its_managed_save() {
+        let (_dir, files) = files();
+        autostart(&files, "vm1.xml");
+        let (before, now) = (SecretUuid::random(), SecretUuid::random());
+        let xml = |number: u32, secret| {
+            format!(
+                "<domain type='kvm'><name>vm1</name><uuid>{}</uuid><devices><tpm model='tpm-crb'>\
+                 <backend type='emulator' version='2.0'><encryption secret='{secret}'/></backend></tpm>\
+                 </devices></domain>",
+                uuid(number)
+            )
+        };
+        fs::write(files.0.definitions().join("vm1.xml"), xml(1, now)).unwrap();
+        let secret = || {
+            let guest = files.starting().unwrap().remove(0);
+            guest.domain.unwrap().encrypted_vtpm().unwrap().1
+        };
+        assert_eq!(secret(), now);
+        fs::create_dir_all(files.0.managed_saves()).unwrap();
+        let image = files.0.managed_saves().join("vm1.save");
+        for (content, named) in [
+            (files::image(&xml(1, before)), before),
+            // Of another guest, which libvirt refuses; and none from which it continues.
+            (files::image(&xml(2, before)), now),
+            (files::image("<domain"), now),
+            (b"LibvirtQemudPart".to_vec(), now),
+        ] {
+            fs::write(&image, content).unwrap();
+            assert_eq!(secret(), named);
+        }
+        fs::remove_file(&image).unwrap();
+        symlink("/dev/zero", &image).unwrap();
+        assert_eq!(secret(), now, "QEMU's user could have made it");
     }
 
     #[test]

@@ -231,6 +231,33 @@ fn a_saved_guest_is_restored_by_the_start_of_the_daemon() {
     assert_eq!(host.tpms_made(&guest), 1);
 }
 
+/// libvirt restores it with the domain XML in the saved image.
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_saved_guest_is_restored_although_its_definition_names_another_secret_by_now() {
+    let (host, guest) = Host::with_used_guest();
+    if host.lacks_libvirtd() {
+        return;
+    }
+    host.autostart(&guest);
+    host.start_running(&guest);
+    host.virsh(&["managedsave", "vm1"]).ok();
+    host.wait_for_swtpm();
+    let before = guest.secret;
+    let guest = host.redefine_guest(guest, Tpm::Encrypted(SecretUuid::random()));
+    host.boot_libvirtd();
+    assert_eq!(host.state(&guest), "running");
+    assert!(host.xml(&guest).contains(&before.to_string()));
+    host.assert_nothing_is_staged();
+    assert!(!host.has_secret(guest.secret) && !host.has_secret(before));
+    // Its next start is one with the definition.
+    host.stop(&guest);
+    host.boot_libvirtd();
+    assert_eq!(host.state(&guest), "running");
+    assert!(host.xml(&guest).contains(&guest.secret.to_string()));
+    assert_eq!(host.tpms_made(&guest), 1);
+}
+
 #[test]
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn libvirt_guests_may_start_a_guest_while_unstage_is_at_work() {

@@ -8,6 +8,7 @@ use super::disk::write;
 use crate::domain::{self, Domain, DomainXmlError};
 use crate::host::dirs::LibvirtDirs;
 use crate::ids::DomainUuid;
+use crate::libvirt::files;
 use crate::libvirt::guests::{Guest, SavedRuns, not_defined};
 use crate::libvirt::secret::SecretError;
 
@@ -59,9 +60,11 @@ impl GuestFiles {
 
     /// Stops a guest, and saves its run (virsh managedsave).
     pub(crate) fn save(&self, name: &str) {
+        let status = fs::read_to_string(self.status(name)).unwrap();
+        let xml = files::domain_in(&status).unwrap();
         self.stop(name);
         fs::create_dir_all(&self.managed_saves).unwrap();
-        write(&self.managed_save(name), b"a run");
+        write(&self.managed_save(name), &files::image(xml));
     }
 
     /// Takes a snapshot of a guest that runs.
