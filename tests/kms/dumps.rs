@@ -1,36 +1,30 @@
 //! The programs of kms/ and stores/ dump no core, in which a key could be.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use crate::built::built;
+use crate::confined::{PROGRAMS, any_question};
+use crate::spoken::Spoken;
 
 /// A signal that dumps a core ends each of these programs without one, whatever limit whoever started it has set.
 #[test]
 fn no_program_dumps_a_core() {
     let dir = tempfile::tempdir().unwrap();
     let start = |program: &Path| {
-        Command::new("prlimit")
-            .args(["--core=unlimited:unlimited", "--"])
-            .arg(program)
-            .current_dir(&dir)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap()
+        let mut command = Command::new("prlimit");
+        command.args(["--core=unlimited:unlimited", "--"]);
+        Spoken::start(command.arg(program).current_dir(&dir))
     };
-    let abort = |mut child: Child| {
-        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
-        kill(pid, Signal::SIGABRT).unwrap();
-        let status = child.wait().unwrap();
+    let abort = |mut program: Spoken| {
+        kill(program.pid(), Signal::SIGABRT).unwrap();
+        let status = program.0.wait().unwrap();
         assert_eq!(status.signal(), Some(Signal::SIGABRT as i32));
         let files = fs::read_dir(&dir).unwrap().count();
         (status.core_dumped(), files)
@@ -44,26 +38,10 @@ fn no_program_dumps_a_core() {
     }
     let cores = fs::read_dir(&dir).unwrap().flatten();
     cores.for_each(|core| fs::remove_file(core.path()).unwrap());
-    for name in [
-        "kms-exec",
-        "kms-kmip",
-        "kms-pkcs11",
-        "kms-transit",
-        "store-postgresql",
-    ] {
-        let mut child = start(&built(name));
+    for name in PROGRAMS {
+        let mut program = start(&built(name));
         // An answer says that it has begun.
-        let status = br#"{"op":"status","deadline_ms":1}"#;
-        let length = u32::try_from(status.len()).unwrap().to_be_bytes();
-        let frame = [&length[..], status].concat();
-        child.stdin.as_mut().unwrap().write_all(&frame).unwrap();
-        let mut length = [0; 4];
-        child
-            .stdout
-            .as_mut()
-            .unwrap()
-            .read_exact(&mut length)
-            .unwrap();
-        assert_eq!(abort(child), (false, 0), "{name}");
+        program.ask(&any_question());
+        assert_eq!(abort(program), (false, 0), "{name}");
     }
 }

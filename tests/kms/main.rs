@@ -13,6 +13,7 @@
 
 mod broken_plugins;
 mod built;
+mod confined;
 #[path = "../dump/mod.rs"]
 mod dump;
 mod dumps;
@@ -22,10 +23,13 @@ mod memory;
 mod page;
 mod pkcs11;
 mod plugin;
+#[path = "../privileges/mod.rs"]
+mod privileges;
 mod proxy;
 mod seen;
 mod service;
 mod settings_page;
+mod spoken;
 mod suite;
 mod tang;
 #[path = "../e2e/traces.rs"]
