@@ -18,6 +18,7 @@ use crate::manage::provider_rotate::{
 use crate::manage::providers::ProviderError;
 use crate::manage::slots::SlotError;
 use crate::store::NewProvider;
+use crate::verdict::facts::NotOpened;
 
 fn rotate(fixture: &Fixture, provider: &str) -> Result<RotatedProvider, RotateError> {
     rotate_with(&fixture.host, provider, WeakerSeal::Refused, &mut |_| {})
@@ -180,6 +181,46 @@ fn a_previous_key_that_does_not_open_does_not_stop_it() {
     };
     assert_eq!(unusable.key_refs, 1);
     assert!(matches!(*unusable.error, KeyringError::Missing(id) if id == old));
+    // The answer has the row that still needs that key, beside the one that was re-wrapped.
+    let left = done.key_refs.iter().map(|row| row.result.word());
+    assert_eq!(left.collect::<Vec<_>>(), ["rewrapped", "not-opened"]);
+    assert_eq!((done.rewrapped, done.not_opened), (1, 1));
+}
+
+#[test]
+fn the_answer_has_every_key_reference_of_the_provider_also_those_that_it_leaves() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    let lost = fixture.make_provider("lost");
+    let other = fixture.add_key(&guest, "b", &Dek::generate().unwrap());
+    let [by_uuid, by_name, damaged, unreadable] = ["lost", "lost", "a", "a"]
+        .map(|name| fixture.add_key(&guest, name, &Dek::generate().unwrap()));
+    let provider = fixture.provider("a");
+    // Rows of the provider under a key that no provider has any more, as another tool may have written them.
+    fixture.sql(&format!(
+        "UPDATE key_ref SET provider_uuid = '{}', provider_name = 'a' WHERE id = {by_uuid};
+         UPDATE key_ref SET provider_uuid = NULL, provider_name = 'a' WHERE id = {by_name};
+         DELETE FROM key_provider WHERE name = 'lost';
+         UPDATE key_ref SET wrapped_dek = CAST(substr(wrapped_dek, 1, 60) ||
+             zeroblob(8) || substr(wrapped_dek, 69) AS BLOB) WHERE id = {damaged};
+         UPDATE key_ref SET wrapped_dek = X'FF' WHERE id = {unreadable}",
+        provider.uuid
+    ));
+    let done = rotated(&fixture);
+    for row in [by_uuid, by_name] {
+        let result = &result(&done, row).result;
+        let has_no_provider = matches!(
+            result,
+            RowResult::Left(LeftRow::NotOpened(NotOpened::NoProvider { key_id })) if *key_id == lost.key_id
+        );
+        assert!(has_no_provider, "{result:?}");
+    }
+    for row in [damaged, unreadable] {
+        assert_eq!(result(&done, row).result.word(), "not-opened");
+    }
+    assert!(done.key_refs.iter().all(|row| row.id != other), "it is b's");
+    assert_eq!((done.rewrapped, done.not_opened), (1, 4));
+    assert_eq!(done.key_refs.len(), 5);
 }
 
 #[test]
@@ -284,8 +325,14 @@ fn rows_that_are_bound_before_the_provider_gets_an_announced_key_stay_under_it()
     let rows = fixture.rows(&guest);
     start(&fixture, &guest);
     assert_eq!(fixture.rows(&guest), rows, "a start leaves it as it is");
-    assert!(rotated(&fixture).rotated, "there was nothing to complete");
+    let done = rotated(&fixture);
+    assert!(done.rotated, "there was nothing to complete");
     assert_eq!(fixture.rows(&guest), rows);
+    let left = &done.key_refs[..];
+    assert!(
+        matches!(left, [row] if row.result.word() == "announced"),
+        "{left:?}"
+    );
     assert!(fixture.would_start(&guest));
 }
 

@@ -3,6 +3,7 @@
 use serde::{Serialize, Serializer};
 
 use crate::ids::KeyRefId;
+use crate::key::id::KeyId;
 use crate::keyring::unlock::WrapError;
 use crate::manage::guests::GuestRef;
 use crate::manage::keys::{RowState, not_opened};
@@ -43,6 +44,12 @@ pub(crate) enum LeftRow {
     /// Its key does not open.
     #[error("{}", not_opened(.0))]
     NotOpened(NotOpened),
+    /// A key that other hosts of the fleet announced wraps it: perhaps the provider's next one.
+    #[error("it is under key {}, which another host of the fleet announced", .0.short())]
+    Announced(KeyId),
+    /// Somebody added or changed it when all others were done.
+    #[error("it was changed in the meantime")]
+    Changed,
     /// Its key could not be wrapped.
     #[error(transparent)]
     Wrap(#[from] WrapError),
@@ -55,6 +62,8 @@ impl RowResult {
             Self::Rewrapped => "rewrapped",
             Self::Already => "already",
             Self::Left(LeftRow::NotOurs) => "not-ours",
+            Self::Left(LeftRow::Announced(_)) => "announced",
+            Self::Left(LeftRow::Changed) => "later",
             Self::Left(_) => "not-opened",
         }
     }

@@ -16,7 +16,7 @@ use crate::kms::KeyManagers;
 use crate::manage::host::{HostError, default_deadline};
 use crate::manage::slots::{SlotError, place, same_slots};
 use crate::store::{KeyChange, KeyRefRecord, RewrappedRow, Store, StoreError};
-use crate::verdict::facts::{Provider, provider_of};
+use crate::verdict::facts::{NotOpened, Provider, provider_of, provider_of_key};
 
 /// How many rows are changed in one transaction, during which a start waits.
 const ROWS_AT_ONCE: usize = 100;
@@ -63,13 +63,15 @@ impl Work<'_> {
         weaker: Option<WeakerSeal>,
     ) -> Result<Worked, SlotError> {
         let (missed, unusable) = self.complete(provider)?;
-        let (stored, rows) = match weaker {
+        let (stored, mut rows) = match weaker {
             Some(weaker) if missed.is_empty() => {
                 let (stored, rows) = self.rotate(keyring, provider, weaker)?;
                 (Some(stored), rows)
             }
             _ => (None, missed),
         };
+        let others = self.others(provider, &rows)?;
+        rows.extend(others);
         Ok(Worked {
             stored,
             rows,
@@ -104,13 +106,68 @@ impl Work<'_> {
         if !rows.iter().any(RotatedRow::is_rewrapped) {
             return Ok((Vec::new(), unusable));
         }
-        let seen: BTreeSet<_> = rows.iter().map(|row| row.id).collect();
-        for record in self.store.key_refs_under(provider.key_id)? {
-            if !seen.contains(&record.key_ref.id) {
-                rows.push(RotatedRow::new(self.store, &record, RowResult::Already)?);
+        Ok((rows, unusable))
+    }
+
+    /// The provider's other key references, to which nothing was done: whoever reads the answer must not take one that
+    /// still needs a previous key, or one that nobody has, for re-wrapped.
+    fn others(
+        &mut self,
+        provider: &Provider,
+        done: &[RotatedRow],
+    ) -> Result<Vec<RotatedRow>, HostError> {
+        self.store.set_deadline(default_deadline())?;
+        let done: BTreeSet<_> = done.iter().map(|row| row.id).collect();
+        let provider = self.store.provider_by_uuid(provider.uuid)?;
+        let providers = self.store.providers()?;
+        let mut others = Vec::new();
+        for record in self.store.all_key_refs(None, true)? {
+            if done.contains(&record.key_ref.id) {
+                continue;
+            }
+            if let Some(result) = self.left(&record, &provider, &providers) {
+                others.push(RotatedRow::new(self.store, &record, result)?);
             }
         }
-        Ok((rows, unusable))
+        Ok(others)
+    }
+
+    /// What became of a row to which nothing was done; `None` if it is not the provider's, or has no key.
+    fn left(
+        &mut self,
+        record: &KeyRefRecord,
+        provider: &Provider,
+        providers: &[Provider],
+    ) -> Option<RowResult> {
+        let row = &record.key_ref;
+        let wrapped = row.wrapped_dek.as_ref()?;
+        let key_id = row.key_id();
+        let Some(holder) = provider_of_key(row, providers) else {
+            // No provider has its key. Whose it is only the row itself says.
+            let key_id = key_id?;
+            let named = provider_of(row, providers)?;
+            let is_ours = named.uuid == provider.uuid || is_previous(named, provider);
+            let why = LeftRow::NotOpened(NotOpened::NoProvider { key_id });
+            return is_ours.then_some(RowResult::Left(why));
+        };
+        if key_id == Some(provider.key_id) {
+            let is_ours = holder.uuid == provider.uuid;
+            let result = if is_ours {
+                RowResult::Already
+            } else {
+                RowResult::Left(LeftRow::NotOurs)
+            };
+            return Some(result);
+        }
+        if holder.uuid != provider.uuid && !is_missed(record, holder, provider) {
+            let names_it = row.provider_uuid == Some(provider.uuid);
+            return names_it.then_some(RowResult::Left(LeftRow::Announced(holder.key_id)));
+        }
+        let opened = self
+            .unlocker
+            .open(wrapped, record.domain, default_deadline());
+        let why = opened.map_or_else(LeftRow::NotOpened, |_| LeftRow::Changed);
+        Some(RowResult::Left(why))
     }
 
     /// Gives the provider a new key, and re-wraps all that its present one wraps.

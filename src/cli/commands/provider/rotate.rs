@@ -118,10 +118,13 @@ impl Answer for RotatedProvider {
         if let Some(stored) = &self.stored {
             notes.extend(weaker_seal::note(arg(), stored));
         }
-        if self.not_opened > 0 {
+        // Those under a key that does not open are named above.
+        let under_unusable = self.unusable.iter().map(|key| key.key_refs).sum();
+        let not_opened = self.not_opened.saturating_sub(under_unusable);
+        if not_opened > 0 {
             notes.push(format!(
                 "{} did not open and stay as before; for details: {}",
-                count(self.not_opened, "key reference"),
+                count(not_opened, "key reference"),
                 Command::KeyShow(Arg::DOMAIN)
             ));
         }
