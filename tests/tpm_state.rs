@@ -15,6 +15,7 @@ use vtpm_guard::internals::key::dek::Dek;
 use vtpm_guard::internals::swtpm::{
     LockHolder, LockProblem, StateFile, StatePath, lock_problem, read_state,
 };
+use vtpm_guard::internals::verdict::facts::Damage;
 use zeroize::Zeroizing;
 
 #[derive(Deserialize)]
@@ -77,7 +78,8 @@ fn check(vector: &Vector) {
     };
     match (vector.kind.as_str(), read(source, version)) {
         ("absent", StateFile::Absent) | ("plain", StateFile::Plain) => {}
-        ("damaged", StateFile::Damaged(reason)) | ("unreadable", StateFile::Unreadable(reason)) => {
+        ("damaged", StateFile::Damaged(Damage { how: reason, .. }))
+        | ("unreadable", StateFile::Unreadable(reason)) => {
             assert!(!vector.reason.is_empty(), "{}", vector.name);
             assert!(reason.contains(&vector.reason), "{}: {reason}", vector.name);
         }

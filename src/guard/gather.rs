@@ -127,7 +127,7 @@ impl StateFile {
             Self::Absent => TpmState::Absent,
             Self::Plain => TpmState::Plain,
             Self::Encrypted(_) => TpmState::Encrypted,
-            Self::Damaged(how) => TpmState::Damaged(how.clone()),
+            Self::Damaged(damage) => TpmState::Damaged(damage.clone()),
             Self::Unreadable(how) => TpmState::Unreadable(how.clone()),
         }
     }

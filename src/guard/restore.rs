@@ -7,7 +7,7 @@ use crate::domain::{Domain, Emulator, Vtpm};
 use crate::swtpm::StatePath;
 use crate::tpm_copies::{CopyError, RunRecord, SavedCopy, restore_copy, set_aside};
 use crate::verdict::Verdict;
-use crate::verdict::facts::TpmState;
+use crate::verdict::facts::{Damage, TpmState};
 use crate::verdict::refusal::Refusal;
 use crate::verdict::repair::Repair;
 
@@ -58,7 +58,7 @@ fn set_damaged_aside(
     domain: &Domain,
     (vtpm, copy): (&Emulator, &SavedCopy),
 ) -> Result<(), Refusal> {
-    let TpmState::Damaged(how) = state else {
+    let TpmState::Damaged(damage) = state else {
         return Ok(());
     };
     let place = StatePath::of(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
@@ -69,13 +69,16 @@ fn set_damaged_aside(
             Ok(())
         }
         Err(error) => Err(Refusal::TpmStateDamaged {
-            how: instead_of_a_copy(how, &error),
+            damage: instead_of_a_copy(damage, &error),
             is_named_by_xml: vtpm.source.is_some(),
         }),
     }
 }
 
 /// What is wrong with a damaged state, and why no saved copy takes its place.
-pub(super) fn instead_of_a_copy(how: &str, why: &CopyError) -> String {
-    format!("{how}; a saved copy cannot take its place: {why}")
+pub(super) fn instead_of_a_copy(damage: &Damage, why: &CopyError) -> Damage {
+    Damage {
+        how: format!("{}; a saved copy cannot take its place: {why}", damage.how),
+        link: damage.link.clone(),
+    }
 }

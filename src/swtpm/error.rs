@@ -90,7 +90,7 @@ pub enum StateError {
 
 impl StateError {
     /// Returns whether swtpm, as libvirt runs it, would fail whatever the key, hang, or destroy
-    /// what is there. Other errors do not tell: a newer format, or a file that root cannot read.
+    /// what is there; or whether it is a link, behind which swtpm could find what nobody has looked at. Other errors do not tell: a newer format, or a file that root cannot read.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {

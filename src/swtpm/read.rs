@@ -13,6 +13,7 @@ use super::proof::EncryptedState;
 use super::state_path::{Backend, StatePath};
 use crate::domain::Emulator;
 use crate::ids::DomainUuid;
+use crate::verdict::facts::Damage;
 
 /// A TPM state, as it was found.
 #[derive(Debug)]
@@ -23,8 +24,8 @@ pub enum StateFile {
     Plain,
     /// Encrypted.
     Encrypted(EncryptedState),
-    /// swtpm would refuse it whatever the key, for this reason.
-    Damaged(String),
+    /// swtpm would refuse it whatever the key, or it is behind a link and not read.
+    Damaged(Damage),
     /// It cannot be read, or is of a newer format, for this reason.
     Unreadable(String),
 }
@@ -110,7 +111,11 @@ impl StateFile {
 
     fn failed(error: &StateError, reason: String) -> Self {
         if error.is_damage() {
-            Self::Damaged(reason)
+            let link = match error {
+                StateError::Link { link, .. } => Some(link.clone()),
+                _ => None,
+            };
+            Self::Damaged(Damage { how: reason, link })
         } else {
             Self::Unreadable(reason)
         }

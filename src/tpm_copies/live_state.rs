@@ -42,7 +42,8 @@ impl LiveState {
         else {
             return Ok(None);
         };
-        if let StateFile::Damaged(reason) = swtpm::state_in(&bytes, backend) {
+        if let StateFile::Damaged(damage) = swtpm::state_in(&bytes, backend) {
+            let reason = damage.how;
             return Err(CopyError::NotAState { path, reason });
         }
         Ok(Some(Self {

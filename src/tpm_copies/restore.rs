@@ -70,7 +70,8 @@ pub fn restore_copy(
     start: Option<(&Path, DomainUuid, &Emulator)>,
 ) -> Result<CopyRestored, RestoreError> {
     let manifest = &copy.manifest;
-    if let StateFile::Damaged(reason) = copy.state() {
+    if let StateFile::Damaged(damage) = copy.state() {
+        let reason = damage.how;
         return Err(RestoreError::NotAState { reason });
     }
     let state_path = match start {

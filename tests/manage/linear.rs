@@ -19,6 +19,7 @@ use crate::manage::stopped_guest::StoppedError;
 use crate::store::Origin;
 use crate::swtpm::{LockError, OldState, StateFile, read_state};
 use crate::verdict::Decision;
+use crate::verdict::facts::Damage;
 use crate::verdict::refusal::Refusal;
 
 /// As swtpm made it, unencrypted.
@@ -227,7 +228,7 @@ fn a_path_that_leads_to_another_file_is_refused_and_the_file_stays() {
     for content in [vec![b'x'; 100], vec![b'x'; 20_000_000]] {
         fs::write(&passwd, &content).unwrap();
         let Some(Refusal::TpmStateDamaged {
-            how,
+            damage: Damage { how, .. },
             is_named_by_xml: true,
         }) = refusal()
         else {

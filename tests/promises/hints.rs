@@ -13,7 +13,7 @@ use vtpm_guard::internals::verdict::elsewhere::{
     ElsewhereKind, OtherGuest, RelatedGuest, Relation, StateElsewhere,
 };
 use vtpm_guard::internals::verdict::facts::{
-    Arrival, CopyReason, Obstacle, RunsOn, StoreAccessError,
+    Arrival, CopyReason, Damage, Obstacle, RunsOn, StoreAccessError,
 };
 use vtpm_guard::internals::verdict::refusal::Refusal;
 
@@ -236,11 +236,14 @@ fn refusals(word: &str) -> Vec<Refusal> {
         }),
         Refusal::TpmStateNotRestored { reason: word() },
         Refusal::TpmStateDamaged {
-            how: word(),
+            damage: word().into(),
             is_named_by_xml: false,
         },
         Refusal::TpmStateDamaged {
-            how: word(),
+            damage: Damage {
+                how: word(),
+                link: Some("/a/link".into()),
+            },
             is_named_by_xml: true,
         },
         Refusal::TpmObstructed(Obstacle::InUse {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::code::Code;
 use super::elsewhere::{OtherGuest, RelatedGuest, StateElsewhere};
-use super::facts::{CopyReason, Obstacle, RunsOn, StoreAccessError};
+use super::facts::{CopyReason, Damage, Obstacle, RunsOn, StoreAccessError};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
@@ -211,10 +211,10 @@ pub enum Refusal {
         /// Says how.
         reason: String,
     },
-    /// swtpm would refuse the state whatever the key, and no saved copy that the key opens is here.
+    /// swtpm would refuse the state whatever the key, or it is not read, and no saved copy that the key opens is here.
     TpmStateDamaged {
         /// Says what is in its place.
-        how: String,
+        damage: Damage,
         /// Whether the domain XML names that place: it may be the wrong one, and what is there anybody's file.
         is_named_by_xml: bool,
     },

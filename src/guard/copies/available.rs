@@ -63,7 +63,7 @@ impl AvailableCopies {
         vtpm: &Emulator,
         state: StateFile,
     ) -> (Self, StateFile) {
-        let StateFile::Damaged(how) = &state else {
+        let StateFile::Damaged(damage) = &state else {
             return (self, state);
         };
         let place = StatePath::of(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
@@ -73,7 +73,9 @@ impl AvailableCopies {
             may_be.map_err(|error| why_not = Some(error)).is_ok()
         });
         let state = match why_not {
-            Some(why) if self.copies.is_empty() => StateFile::Damaged(instead_of_a_copy(how, &why)),
+            Some(why) if self.copies.is_empty() => {
+                StateFile::Damaged(instead_of_a_copy(damage, &why))
+            }
             _ => state,
         };
         (self, state)

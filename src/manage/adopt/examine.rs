@@ -15,7 +15,7 @@ use crate::verdict::adopt::{
     AdoptFacts, AvailableSecret, Evidence, ExistingKey, Expected, KeyComparison, Sharer,
     Undisclosed,
 };
-use crate::verdict::facts::{Proof, Provider, References, provider_of};
+use crate::verdict::facts::{Damage, Proof, Provider, References, provider_of};
 
 /// The facts, and the keys that were read on the way to them.
 pub(super) struct Examined {
@@ -231,7 +231,9 @@ pub(super) fn evidence(state: &StateFile, dek: &Dek) -> Evidence {
         StateFile::Encrypted(_) => Evidence::Refuted,
         StateFile::Absent => Evidence::NoState,
         StateFile::Plain => Evidence::Plain,
-        StateFile::Damaged(why) | StateFile::Unreadable(why) => Evidence::Unreadable(why.clone()),
+        StateFile::Damaged(Damage { how: why, .. }) | StateFile::Unreadable(why) => {
+            Evidence::Unreadable(why.clone())
+        }
     }
 }
 

@@ -27,7 +27,7 @@ use crate::keyring::unlock::{OpenedKey, Unlocker};
 use crate::store::{Access, AddKey, BindingChange, Origin, OtherKeys, Store, StoreError};
 use crate::swtpm::{EncryptedState, StateFile, read_state, state_path};
 use crate::tpm_copies::restore_copy;
-use crate::verdict::facts::{KeyRef, Provider, Travelling, for_new_keys, provider_of};
+use crate::verdict::facts::{Damage, KeyRef, Provider, Travelling, for_new_keys, provider_of};
 
 /// What `key clone` did.
 #[derive(Debug, Serialize)]
@@ -102,7 +102,7 @@ pub(crate) fn clone(host: &Host, text: &str, new_text: &str) -> Result<Cloned, C
             None => cloning.bind()?,
         },
         StateFile::Plain => return Err(CloneError::PlainState(cloning.clone.reference())),
-        StateFile::Damaged(how) | StateFile::Unreadable(how) => {
+        StateFile::Damaged(Damage { how, .. }) | StateFile::Unreadable(how) => {
             let guest = cloning.clone.reference();
             return Err(CloneError::UnreadableState(guest, how.clone()));
         }

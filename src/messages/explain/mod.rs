@@ -116,7 +116,7 @@ fn what_and_why(code: Code) -> (&'static str, &'static str) {
              is in its place: a directory, a link, a FIFO.",
             "swtpm would reject it with any key, and the start would end in \"CMD_INIT: 0x9\" or \
              \"0x101 operation failed\". The file is left unchanged: its content may still be \
-             useful.",
+             useful. A link is not followed, for swtpm's user may make one to any file of root's.",
         ),
         Code::TpmInUse => (
             "Another process holds the lock on the TPM state (the file .lock next to it): a TPM \

@@ -202,12 +202,17 @@ pub(super) fn hint(named: Named<'_>, why: &Refusal) -> String {
             Command::StateRestore(guest())
         ),
         Refusal::TpmStateDamaged {
-            is_named_by_xml, ..
+            damage,
+            is_named_by_xml,
         } => {
             let restore = format!(
                 "restore the file from a backup or from a saved copy: {}",
                 Command::StateShow(guest())
             );
+            let restore = match &damage.link {
+                Some(link) => format!("{}; otherwise {restore}", instead_of_a_link(link)),
+                None => restore,
+            };
             if *is_named_by_xml {
                 // What is there may be anybody's: nobody may write a state over it.
                 let edit = Command::VirshEdit(guest());
@@ -405,4 +410,13 @@ fn hindered(hindrance: &Obstacle, start: &Command) -> String {
             Command::ChmodMode((*needed).into(), Path::new(path).into())
         ),
     }
+}
+
+/// What an administrator does who has moved a state elsewhere. Anybody else's link is none to follow by hand, either.
+fn instead_of_a_link(link: &Path) -> String {
+    format!(
+        "if you have made the link ({} shows where it leads), replace it by what it leads to, or by an empty directory \
+         on which that is mounted (mount --bind)",
+        Command::ListFile(Arg::file(link))
+    )
 }

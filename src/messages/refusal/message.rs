@@ -211,8 +211,13 @@ pub(super) fn message(why: &Refusal) -> String {
         Refusal::TpmStateNotRestored { reason } => {
             format!("the TPM state is gone, and its saved copy could not be restored: {reason}")
         }
-        Refusal::TpmStateDamaged { how, .. } => {
-            format!("swtpm would reject the TPM state with any key: {how}")
+        Refusal::TpmStateDamaged { damage, .. } => {
+            let what = match damage.link {
+                // swtpm would follow it.
+                Some(_) => "the TPM state is not read through a link",
+                None => "swtpm would reject the TPM state with any key",
+            };
+            format!("{what}: {}", damage.how)
         }
         Refusal::TpmObstructed(hindrance) => hindered(hindrance),
         Refusal::SecretRefused { secret, reason } => {

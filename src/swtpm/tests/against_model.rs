@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::{LINEAR_STORE, STATE};
 use crate::swtpm::{Backend, StateError, StateFile, format, state_in};
+use crate::verdict::facts::Damage;
 
 /// What swtpm 0.8 to 0.10, started by libvirt with a 256-bit key, does with a file, whatever the
 /// key: `SWTPM_NVRAM_LoadData`, `SWTPM_NVRAM_CheckHeader`,
@@ -78,7 +79,7 @@ fn agrees_with_the_model(file: &[u8]) {
     match &state {
         StateFile::Encrypted(_) => assert!(with_key, "{file:?}"),
         StateFile::Plain => assert!(without, "{file:?}"),
-        StateFile::Damaged(why) => {
+        StateFile::Damaged(Damage { how: why, .. }) => {
             let has_header = file.len() >= 10
                 && u64::from(u32::from_be_bytes(file[6..10].try_into().unwrap()))
                     == file.len() as u64;

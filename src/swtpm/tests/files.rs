@@ -54,7 +54,7 @@ fn read_store(path: &Path) -> StateFile {
 /// Returns why swtpm would refuse it whatever the key.
 fn damage(state: StateFile) -> String {
     match state {
-        StateFile::Damaged(reason) => reason,
+        StateFile::Damaged(damage) => damage.how,
         other => panic!("not damaged: {other:?}"),
     }
 }

@@ -13,8 +13,8 @@ mod with_key;
 
 use super::elsewhere::Search;
 use super::facts::{
-    Facts, FleetQuestion, ForeignSecret, HostSecret, KeyRef, Obstacle, Permission, References,
-    StoreAccessError, TpmState,
+    Damage, Facts, FleetQuestion, ForeignSecret, HostSecret, KeyRef, Obstacle, Permission,
+    References, StoreAccessError, TpmState,
 };
 use super::refusal::Refusal;
 use super::repair::Repair;
@@ -50,8 +50,8 @@ fn put_back_copy(facts: &Facts, mut verdict: Verdict) -> Verdict {
     if let (Decision::Allow(_), Some(copy)) = (&verdict.decision, facts.copy_to_restore()) {
         let (reason, saved_at) = (copy.reason, copy.saved_at);
         let finding = match &facts.state {
-            TpmState::Damaged(how) => Finding::StateDamaged {
-                how: how.clone(),
+            TpmState::Damaged(damage) => Finding::StateDamaged {
+                how: damage.how.clone(),
                 reason,
             },
             _ => Finding::StateGone { reason, saved_at },
@@ -165,15 +165,15 @@ pub fn unusable_state(facts: &Facts) -> Option<Refusal> {
     match (&facts.obstacle, facts.effective_state()) {
         (Some(Obstacle::InUse { .. }), _) if arrives => None,
         (Some(obstacle), _) => Some(Refusal::TpmObstructed(obstacle.clone())),
-        (None, TpmState::Damaged(how)) if !arrives => Some(damaged(facts, how)),
+        (None, TpmState::Damaged(damage)) if !arrives => Some(damaged(facts, damage)),
         (None, _) => None,
     }
 }
 
-fn damaged(facts: &Facts, how: &str) -> Refusal {
+fn damaged(facts: &Facts, damage: &Damage) -> Refusal {
     let vtpm = (facts.domain.as_ref().ok()).and_then(|domain| domain.vtpm.as_ref());
     Refusal::TpmStateDamaged {
-        how: how.to_owned(),
+        damage: damage.clone(),
         is_named_by_xml: matches!(vtpm, Some(Vtpm::Emulator(vtpm)) if vtpm.source.is_some()),
     }
 }
@@ -292,7 +292,7 @@ fn unencrypted(facts: &Facts) -> Verdict {
             state_encrypted: true,
         }),
         // Without a row the guard knows nothing of this guest, and leaves it to libvirt.
-        TpmState::Damaged(how) if has_rows && !arrives => Verdict::deny(damaged(facts, how)),
+        TpmState::Damaged(damage) if has_rows && !arrives => Verdict::deny(damaged(facts, damage)),
         _ if facts.policy.unencrypted == Permission::Deny => {
             Verdict::deny(Refusal::UnencryptedVtpm {
                 has_state: arrives || *facts.effective_state() != TpmState::Absent,

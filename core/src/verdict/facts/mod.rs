@@ -25,7 +25,7 @@ pub use provider::{
     ANNOUNCED, Binding, KmsSlots, Provider, for_new_keys, provider_of, provider_of_key,
 };
 pub use references::{Announcement, Arrival, References, SeenState, StoreAccessError};
-pub use state::{CopyReason, CopyToRestore, Obstacle, SavedTpm, TpmState};
+pub use state::{CopyReason, CopyToRestore, Damage, Obstacle, SavedTpm, TpmState};
 pub use travelling::Travelling;
 pub use trial::{DekNumber, KekState, KeySource, NotOpened, Proof, Trial};
 

@@ -1,5 +1,7 @@
 //! The TPM state, and the saved copies of it.
 
+use std::path::PathBuf;
+
 use crate::clock::Timestamp;
 
 /// The TPM state, without the bytes that proved or refuted keys.
@@ -11,10 +13,28 @@ pub enum TpmState {
     Plain,
     /// Encrypted.
     Encrypted,
-    /// Something is there that swtpm would refuse whatever the key: says what.
-    Damaged(String),
+    /// Something is there that swtpm would refuse whatever the key, or that is not read at all.
+    Damaged(Damage),
     /// Something is there that cannot be read, or is of a newer format: says how.
     Unreadable(String),
+}
+
+/// What is wrong with what is in a TPM state's place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// Says what.
+    pub how: String,
+    /// A link in its place or on the way to it, which is not followed: what it leads to may be a sound state.
+    pub link: Option<PathBuf>,
+}
+
+impl<T: Into<String>> From<T> for Damage {
+    fn from(how: T) -> Self {
+        Self {
+            how: how.into(),
+            link: None,
+        }
+    }
 }
 
 /// What keeps swtpm from using a TPM state, whatever the key.

@@ -6,6 +6,7 @@ use super::*;
 use crate::ids::DomainUuid;
 use crate::messages::{Words, refusal};
 use crate::verdict::elsewhere::{OtherGuest, Relation};
+use crate::verdict::facts::Damage;
 
 const OTHER: &str = "d0000000-0000-4000-8000-000000000002";
 
@@ -212,7 +213,7 @@ fn a_state_of_another_version_or_format_is_not_to_be_moved() {
 fn a_damaged_state_that_the_xml_names_may_be_a_wrong_path() {
     let hint = |is_named_by_xml| {
         hint(&Refusal::TpmStateDamaged {
-            how: "its size is wrong".to_owned(),
+            damage: "its size is wrong".into(),
             is_named_by_xml,
         })
     };
@@ -221,6 +222,31 @@ fn a_damaged_state_that_the_xml_names_may_be_a_wrong_path() {
     let named = hint(true);
     let edit = "if <source> names the wrong path, correct it: virsh edit vm1; otherwise ";
     assert_eq!(named, format!("{edit}{restore}"));
+}
+
+/// swtpm would follow it, and what it leads to is whole: a restored file in its place would be an older TPM.
+#[test]
+fn a_link_to_a_state_is_replaced_by_what_it_leads_to() {
+    let link = "/var/lib/libvirt/swtpm/a guest";
+    let refusal = |is_named_by_xml| Refusal::TpmStateDamaged {
+        damage: Damage {
+            how: format!("{link} is a link"),
+            link: Some(link.into()),
+        },
+        is_named_by_xml,
+    };
+    let message = crate::messages::refusal::message::message(&refusal(false));
+    assert_eq!(
+        message,
+        format!("the TPM state is not read through a link: {link} is a link")
+    );
+    let replace = format!(
+        "if you have made the link (ls -ld '{link}' shows where it leads), replace it by what it leads to, or by an empty \
+         directory on which that is mounted (mount --bind); otherwise restore the file from a backup or from a saved copy: \
+         vtpm-guard state show vm1"
+    );
+    assert_eq!(hint(&refusal(false)), replace);
+    assert!(hint(&refusal(true)).ends_with(&replace));
 }
 
 /// An import refuses while a key is in use that is not certainly damaged: the first command makes way for it.

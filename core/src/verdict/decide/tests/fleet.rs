@@ -82,7 +82,7 @@ fn the_fleet_is_asked_where_something_is_missing_or_made_anew() {
                 found.unanswered = Some(SearchCut::Definitions("too slow".to_owned()));
             }),
         keyed().row(opens(2, "a", 1, 'A', 1)),
-        keyed().state(TpmState::Damaged("cut".to_owned())),
+        keyed().state(TpmState::Damaged("cut".into())),
         guest()
             .in_a_fleet()
             .row(opens(1, "a", 1, 'A', 0).refuted())

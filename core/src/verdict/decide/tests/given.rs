@@ -467,7 +467,7 @@ pub(super) fn unreadable() -> TpmState {
 }
 
 pub(super) fn damaged() -> TpmState {
-    TpmState::Damaged("it is empty".to_owned())
+    TpmState::Damaged("it is empty".into())
 }
 
 pub(super) fn unreachable() -> HostSecret {

@@ -70,7 +70,7 @@ fn a_copy_from_before_a_run_that_is_known_is_never_restored_unasked() {
     assert_eq!(refusal(&outdated), older);
     let damaged = outdated
         .clone()
-        .state(TpmState::Damaged("cut short".to_owned()));
+        .state(TpmState::Damaged("cut short".into()));
     assert_eq!(verdict(&damaged), "deny VG207");
     let allowed = outdated.policy(|policy| policy.missing_state = Permission::Allow);
     assert_eq!(verdict(&allowed), "allow Unproven; provide 1");

@@ -153,7 +153,7 @@ impl World {
             Tpm::Absent => TpmState::Absent,
             Tpm::Plain => TpmState::Plain,
             Tpm::Unreadable => TpmState::Unreadable("a newer format".to_owned()),
-            Tpm::Damaged => TpmState::Damaged("cut short".to_owned()),
+            Tpm::Damaged => TpmState::Damaged("cut short".into()),
             Tpm::Encrypted(_) => TpmState::Encrypted,
         };
         facts.obstacle = self.obstacle.clone();
