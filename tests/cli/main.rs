@@ -22,6 +22,10 @@ mod key;
 mod key_import;
 mod metrics;
 mod monitoring;
+#[path = "../privileges/mod.rs"]
+#[allow(dead_code, reason = "shared with tests of other programs")]
+mod privileges;
+mod protected;
 mod provider;
 mod prune;
 mod recovery;

@@ -47,6 +47,10 @@ mod names;
 mod page;
 mod pair;
 mod post_copy;
+#[path = "../privileges/mod.rs"]
+#[allow(dead_code, reason = "shared with tests of other programs")]
+mod privileges;
+mod protected;
 mod pruning;
 mod recovery_page;
 mod recrypting;

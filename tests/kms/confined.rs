@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::built::built;
 use crate::plugin::private_dir;
-use crate::privileges::{IPC_LOCK, Process, open_to_all};
+use crate::privileges::{IPC_LOCK, Process, command, open_to_all};
 use crate::spoken::Spoken;
 
 /// All of them.
@@ -50,6 +50,10 @@ fn confined(dir: &Path) -> [(&'static str, Value); 3] {
     ]
 }
 
+fn start_open(program: impl AsRef<Path>) -> Spoken {
+    Spoken::start(command(&open_to_all()).arg(program.as_ref()))
+}
+
 /// Tells it its settings, which it takes.
 #[track_caller]
 fn say_hello(program: &mut Spoken, settings: &Value) {
@@ -66,7 +70,7 @@ fn write(path: &Path, text: &str) {
 fn every_program_that_speaks_tls_has_given_up_the_rest_before_it_connects() {
     let dir = tempfile::tempdir().unwrap();
     for (name, settings) in confined(dir.path()) {
-        let mut program = Spoken::start(&mut open_to_all(built(name).to_str().unwrap()));
+        let mut program = start_open(built(name));
         program.ask(&any_question());
         let process = Process::of(program.0.id());
         let filters = |process: &Process| -> Vec<u32> {
@@ -117,7 +121,7 @@ fn no_program_that_speaks_tls_reads_what_its_settings_do_not_name() {
     for (name, settings) in confined(&own) {
         let _ = fs::remove_file(&ca);
         write(&ca, "nothing in PEM");
-        let mut program = Spoken::start(&mut open_to_all(built(name).to_str().unwrap()));
+        let mut program = start_open(built(name));
         say_hello(&mut program, &settings);
         let mut says = || {
             let answer = program.ask(&json!({"op": "status", "deadline_ms": 5000}));
@@ -144,15 +148,46 @@ fn has_landlock() -> bool {
 #[test]
 fn every_program_keeps_its_memory_and_its_files_to_itself() {
     let seen = |program: &Spoken| Process::of(program.0.id()).exposed();
-    let mut witness = Spoken::start(&mut open_to_all("cat"));
+    let mut witness = start_open("cat");
     assert_eq!(witness.ask(&any_question()), any_question());
     let open = seen(&witness);
     for what in ["it is dumpable", "umask: [\"0000\"]"] {
         assert!(open.iter().any(|it| it == what), "{open:?}");
     }
     for name in PROGRAMS {
-        let mut program = Spoken::start(&mut open_to_all(built(name).to_str().unwrap()));
+        let mut program = start_open(built(name));
         program.ask(&any_question());
         assert_eq!(seen(&program), [""; 0], "{name}");
+    }
+}
+
+/// The units have no capability for it, and no limit. Under a limit, a program that has locked all that it has would soon
+/// get no more. This one has less than the limit, so it could.
+#[test]
+fn memory_is_locked_where_that_is_not_limited_and_only_there() {
+    let without_capability = [
+        "setpriv",
+        "--bounding-set=-ipc_lock",
+        "--inh-caps=-ipc_lock",
+        "--",
+    ];
+    for (limit, is_locked) in [("unlimited", true), ("8000000", false)] {
+        let limit = format!("--memlock={limit}:{limit}");
+        let limited = [&["prlimit", &limit, "--"], &without_capability[..]].concat();
+        let tried = command(&[&limited[..], &["true"]].concat())
+            .output()
+            .unwrap();
+        if !tried.status.success() {
+            eprintln!(
+                "\nleft out, {limit}: {}",
+                String::from_utf8_lossy(&tried.stderr)
+            );
+            continue;
+        }
+        let mut words = command(&[&limited[..], &open_to_all()].concat());
+        let mut program = Spoken::start(words.arg(built("kms-exec")));
+        program.ask(&any_question());
+        let locked = Process::of(program.0.id()).status("VmLck");
+        assert_eq!(locked[0] != "0 kB", is_locked, "{limit:?}: {locked:?}");
     }
 }

@@ -24,6 +24,7 @@ mod page;
 mod pkcs11;
 mod plugin;
 #[path = "../privileges/mod.rs"]
+#[allow(dead_code, reason = "shared with tests of other programs")]
 mod privileges;
 mod proxy;
 mod seen;

@@ -2,14 +2,15 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::unistd::geteuid;
 
-/// A group that nobody has.
-const GROUP: u32 = 65_531;
+/// A group that is not root's, and that every distribution has: libvirt asks for its name.
+const GROUP: &str = "1";
 
 /// `CAP_IPC_LOCK` of capabilities(7): it may lock more memory than its limit says.
 pub(crate) const IPC_LOCK: u64 = 1 << 14;
@@ -19,7 +20,12 @@ pub(crate) struct Process(PathBuf);
 
 impl Process {
     pub(crate) fn of(pid: u32) -> Self {
-        Self(PathBuf::from(format!("/proc/{pid}")))
+        Self::at(Path::new("/proc"), &pid.to_string())
+    }
+
+    /// One of a process namespace of its own, whose `/proc` this is.
+    pub(crate) fn at(proc: &Path, pid: &str) -> Self {
+        Self(proc.join(pid))
     }
 
     fn read(&self, file: &str) -> String {
@@ -29,7 +35,9 @@ impl Process {
     /// A line of `status`, of each of its threads.
     pub(crate) fn status(&self, key: &str) -> Vec<String> {
         let threads = fs::read_dir(self.0.join("task")).unwrap().flatten();
-        let texts = threads.map(|thread| fs::read_to_string(thread.path().join("status")).unwrap());
+        // One may have ended meanwhile.
+        let texts =
+            threads.filter_map(|thread| fs::read_to_string(thread.path().join("status")).ok());
         let value = |text: String| {
             let line = text.lines().find_map(|line| line.strip_prefix(key));
             let value = line.and_then(|rest| rest.strip_prefix(':'));
@@ -38,7 +46,9 @@ impl Process {
                 .trim()
                 .to_owned()
         };
-        texts.map(value).collect()
+        let values: Vec<_> = texts.map(value).collect();
+        assert!(!values.is_empty(), "{} has ended", self.0.display());
+        values
     }
 
     /// A set of capabilities, of all its threads together.
@@ -92,17 +102,32 @@ impl Process {
     }
 }
 
-/// Starts a program so that [`Process::exposed`] sees what is its own: as root, its group is another one than root's. Its
-/// cores and files are for everybody unless it changes that.
-pub(crate) fn open_to_all(program: &str) -> Command {
-    let mut command = Command::new("sh");
-    command.args([
-        "-c",
-        "umask 000; ulimit -c unlimited || :; exec \"$0\" \"$@\"",
-        program,
-    ]);
+/// What starts a program so that [`Process::exposed`] sees what is its own: as root, its group is another one than root's.
+/// Its cores and files are for everybody unless it changes that.
+pub(crate) fn open_to_all() -> Vec<&'static str> {
+    let mut words = Vec::new();
     if geteuid().is_root() {
-        command.gid(GROUP);
+        words.extend(["setpriv", "--clear-groups", "--regid", GROUP]);
     }
+    let open = "umask 000; ulimit -c unlimited || :; exec \"$0\" \"$@\"";
+    words.extend(["sh", "-c", open]);
+    words
+}
+
+/// A command of these words.
+pub(crate) fn command(words: &[&str]) -> Command {
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]);
     command
+}
+
+/// Waits until a program, which has just been started, has closed all that it closes; what is still exposed after ten
+/// seconds fails the test.
+#[track_caller]
+pub(crate) fn closes(process: &Process) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !process.exposed().is_empty() {
+        assert!(Instant::now() < end, "{:?}", process.exposed());
+        thread::sleep(Duration::from_millis(10));
+    }
 }

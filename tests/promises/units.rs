@@ -105,3 +105,71 @@ fn the_nightly_check_sees_every_place_where_a_domain_xml_may_put_a_tpm_state() {
         "{allowed:?}"
     );
 }
+
+/// "Privileges" and "Swap" of docs/reliability.md.
+#[test]
+fn no_unit_dumps_cores_swaps_keys_or_has_more_capabilities_than_the_page_says() {
+    let units = units();
+    assert_eq!(units.len(), 5, "{units:?}");
+    for (name, settings) in &units {
+        for (key, promised) in [
+            ("UMask", &["0077"][..]),
+            ("LimitCORE", &["0"]),
+            ("LimitMEMLOCK", &["infinity"]),
+            ("NoNewPrivileges", &["yes"]),
+            (
+                "CapabilityBoundingSet",
+                &["CAP_DAC_READ_SEARCH", "CAP_DAC_OVERRIDE"],
+            ),
+        ] {
+            assert_eq!(values(settings, key), promised, "{name}: {key}");
+        }
+    }
+}
+
+/// Those that run the programs that read what a server sends.
+#[test]
+fn a_unit_that_opens_slots_writes_where_the_page_says_and_lets_programs_confine_themselves() {
+    let page = read("docs/reliability.md");
+    let (_, promised) = page
+        .split_once("none of the file system writable but ")
+        .unwrap();
+    let (promised, _) = promised.split_once("of their own").unwrap();
+    for (name, settings) in opening() {
+        assert_eq!(values(&settings, "ProtectSystem"), ["strict"], "{name}");
+        assert_eq!(values(&settings, "ProtectHome"), ["read-only"], "{name}");
+        assert_eq!(values(&settings, "PrivateTmp"), ["yes"], "{name}");
+        let writable = values(&settings, "ReadWritePaths");
+        let places = [
+            "-/var/lib/vtpm-guard",
+            "-/var/lib/systemd",
+            "-/etc/tpm2_pkcs11",
+        ];
+        assert_eq!(writable, places, "{name}");
+        assert_eq!(
+            values(&settings, "RuntimeDirectory"),
+            ["vtpm-guard"],
+            "{name}"
+        );
+        let calls = values(&settings, "SystemCallFilter");
+        for call in [
+            "capset",
+            "landlock_add_rule",
+            "landlock_create_ruleset",
+            "landlock_restrict_self",
+            "prlimit64",
+            "seccomp",
+        ] {
+            assert!(calls.contains(&call), "{name}: {call}: {calls:?}");
+        }
+    }
+    for place in [
+        "the state directory",
+        "`/run/vtpm-guard`",
+        "`/var/lib/systemd`",
+        "the store of tpm2-pkcs11",
+        "a `/tmp`",
+    ] {
+        assert!(promised.contains(place), "{place}: {promised}");
+    }
+}
