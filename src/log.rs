@@ -22,7 +22,7 @@ use crate::config::{Config, LogTarget};
 use crate::host::dirs::StateDir;
 use crate::host::path_error::PathError;
 use crate::host::trusted::{self, Distrust};
-use crate::messages::{self, Named};
+use crate::messages::{self, Command, Named};
 use crate::verdict::Decision;
 use crate::verdict::outcome::Outcome;
 use crate::verdict::refusal::Refusal;
@@ -303,5 +303,28 @@ pub fn refused(named: Named<'_>, operation: &str, why: &Refusal) {
         hint = messages::one_line(&words.hint),
         "{}",
         messages::one_line(&words.message)
+    );
+}
+
+/// Logs why the hook ended before its work was done, where nothing could be refused: one line.
+pub fn unfinished(guest: &str, operation: &str, why: &Refusal) {
+    let (reason, hint) = match why {
+        // Its words elsewhere are about a start that was not checked.
+        Refusal::DeadlinePassed => (
+            "hook.deadline passed".to_owned(),
+            format!("find out what does not answer: {}", Command::Doctor),
+        ),
+        _ => (
+            messages::refusal(Named::from(guest), why).message,
+            "please report it, with the lines of this log about the guest".to_owned(),
+        ),
+    };
+    tracing::error!(
+        domain = messages::one_line(guest),
+        operation,
+        code = why.code().as_str(),
+        hint = messages::one_line(&hint),
+        "{}; the hook ended before its work was done",
+        messages::one_line(&reason)
     );
 }

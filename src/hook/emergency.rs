@@ -14,6 +14,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::clock::Deadline;
+use crate::guard::Operation;
+use crate::log;
 use crate::messages::refusal_line;
 use crate::verdict::refusal::Refusal;
 
@@ -30,6 +32,9 @@ const AFTER_ALLOWING: Duration = Duration::from_secs(1);
 
 /// The guest whose start may be refused; unset as long as nothing may be refused.
 static REFUSABLE: OnceLock<String> = OnceLock::new();
+
+/// The guest and the operation of this call, for the log.
+static CALL: OnceLock<(String, String)> = OnceLock::new();
 
 /// Writes down a refusal that this module answers with.
 type WriteDown = Box<dyn Fn(&Refusal) + Send + Sync>;
@@ -60,6 +65,12 @@ static END: Mutex<Option<Deadline>> = Mutex::new(None);
 pub(super) fn may_refuse(guest: &str) {
     // A second call would name the same guest: one hook guards one start.
     let _ = REFUSABLE.set(guest.to_owned());
+}
+
+/// What the log says of a passed deadline or a panic that refuses nothing: what it is about.
+pub(super) fn is_about(guest: &str, operation: Operation) {
+    // A process is one call of the hook.
+    let _ = CALL.set((guest.to_owned(), format!("{operation:?}")));
 }
 
 /// A passed deadline or a panic is not only answered from here on, but written down, too.
@@ -140,6 +151,7 @@ fn answer(refusal: Refusal) -> ! {
     match decide(REFUSING) {
         Ok(()) => {
             let Some(guest) = REFUSABLE.get() else {
+                log_unfinished(refusal);
                 process::exit(0)
             };
             write_line(&refusal_line(guest, &refusal));
@@ -147,7 +159,10 @@ fn answer(refusal: Refusal) -> ! {
             write_down(refusal);
             process::exit(1)
         }
-        Err(ALLOWED) => process::exit(0),
+        Err(ALLOWED) => {
+            log_unfinished(refusal);
+            process::exit(0)
+        }
         Err(_) => {
             crate::host::poll::poll(
                 Duration::from_millis(5),
@@ -159,14 +174,24 @@ fn answer(refusal: Refusal) -> ! {
     }
 }
 
-/// Has a refusal written down by a thread of its own: the caller's may hold a lock that this needs.
 fn write_down(refusal: Refusal) {
-    let Some(write_down) = WRITE_DOWN.get() else {
-        return;
-    };
+    if let Some(write_down) = WRITE_DOWN.get() {
+        for_a_moment(move || write_down(&refusal));
+    }
+}
+
+/// What refuses nothing is in the log alone: libvirt drops what a hook says that succeeds.
+fn log_unfinished(why: Refusal) {
+    if let Some((guest, operation)) = CALL.get() {
+        for_a_moment(move || log::unfinished(guest, operation, &why));
+    }
+}
+
+/// Has something done by a thread of its own: the caller's may hold a lock that this needs.
+fn for_a_moment(work: impl FnOnce() + Send + 'static) {
     let (done, is_done) = mpsc::channel();
     let thread = thread::Builder::new().spawn(move || {
-        write_down(&refusal);
+        work();
         // Nobody waits any more if the time is over.
         let _ = done.send(());
     });

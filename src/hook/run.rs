@@ -43,6 +43,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let Some(event) = HookEvent::parse(arguments) else {
         return ExitCode::SUCCESS;
     };
+    emergency::is_about(&event.guest, event.operation);
     let (domain, xml) = read_domain(started);
     if !concerns_the_guard(&domain) {
         return ExitCode::SUCCESS;

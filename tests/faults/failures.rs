@@ -63,10 +63,7 @@ impl Worker {
         let name = scenario.name();
         let stderr = &format!("{}{}", ran.stderr, ran.stdout);
         let follows = scenario.tool == Tool::Hook && !scenario.command.ends_with("prepare");
-        if has_panicked(stderr) {
-            self.tally
-                .find(format!("{name}: {what:?}: a panic: {stderr}"));
-        }
+        self.find_panics(scenario, &what, &ran);
         match ran.end {
             End::Status(0) if follows => {}
             End::Status(0) if scenario.ends != 0 => {
@@ -108,19 +105,6 @@ impl Worker {
             *self.tally.unclear.entry(message).or_default() += 1;
         }
     }
-}
-
-/// Whether a program panicked: in Rust's words, or in the hook's own (`hook::emergency`). Rust's runtime does so itself
-/// where it has no memory for an alternative stack.
-fn has_panicked(said: &str) -> bool {
-    let runtimes = [
-        "failed to allocate an alternative stack",
-        "stack_overflow.rs",
-    ];
-    ["panicked", "panic at "]
-        .iter()
-        .any(|words| said.contains(words))
-        && !runtimes.iter().any(|words| said.contains(words))
 }
 
 /// How `SQLite` names the reason.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::calls::{Call, Fault};
 use super::commands::{self, Scenario, Tool};
-use super::site::{Site, Workshop};
+use super::site::{self, Site, Workshop};
 use super::statements::Known;
 use super::tally::{Share, Tally};
 use super::tracer::{self, At, End, Plan, Program, Ran};
@@ -56,7 +56,8 @@ impl Worker {
     pub(super) fn ready(&mut self) -> Vec<Ready> {
         let scenarios = commands::all().into_iter();
         let (only, _) = self.share.wanted();
-        let wanted = scenarios.filter(|it| it.name().contains(only));
+        let only = only.to_owned();
+        let wanted = scenarios.filter(|it| it.name().contains(&only));
         let mut ready = Vec::new();
         for scenario in wanted {
             let name = scenario.name();
@@ -67,6 +68,7 @@ impl Worker {
             let known = Known::of(&self.site.put_back(&name));
             let host = self.site.put_back(&name);
             let ran = self.play(&scenario, &host, None);
+            self.find_panics(&scenario, &["undisturbed".to_owned()], &ran);
             let wrong = match (ran.end, outcome(&host, &scenario)) {
                 (End::Status(code), Ok(())) if code == scenario.ends => {
                     known.broken(&host, scenario.allowed)
@@ -143,6 +145,7 @@ impl Worker {
                 fault: Fault::Kill,
             };
             let ran = self.play(scenario, &host, Some(plan));
+            self.find_panics(scenario, &where_killed, &ran);
             // It may have ended before, where it did something else than the first time.
             let Some(hit) = ran.hit else { break };
             self.tally.count(scenario);
@@ -174,6 +177,7 @@ impl Worker {
     pub(super) fn again(&mut self, ready: &Ready, host: &Fixture, what: &[String]) {
         let scenario = &ready.scenario;
         let ran = self.play_alone(scenario, host);
+        self.find_panics(scenario, &[what, &["again".to_owned()]].concat(), &ran);
         let is_well = matches!(ran.end, End::Status(code) if code == scenario.ends || scenario.again.contains(&code));
         if !is_well {
             let (end, stderr) = (ran.end, ran.stderr);
@@ -186,6 +190,15 @@ impl Worker {
             self.tally.find(finding);
         }
         self.broken(ready, host, &[what, &["again".to_owned()]].concat());
+    }
+
+    /// A panic is a fault whatever the program makes of it: what follows a start ends with 0 all the same.
+    pub(super) fn find_panics(&mut self, scenario: &Scenario, what: &[String], ran: &Ran) {
+        if ran.has_panicked() {
+            let (end, said) = (ran.end, [&*ran.stderr, &ran.stdout, &ran.log].concat());
+            let finding = format!("{}: {what:?}: {end:?}: a panic: {said}", scenario.name());
+            self.tally.find(finding);
+        }
     }
 
     pub(super) fn play(&self, scenario: &Scenario, host: &Fixture, plan: Option<Plan>) -> Ran {
@@ -209,11 +222,15 @@ impl Worker {
             Tool::Command => ("vtpm-guard", String::new()),
             Tool::Hook => ("vtpm-guard-hook", commands::xml(host)),
         };
-        run(&Program {
+        let ran = run(&Program {
             path: &self.workshop.program(program),
             arguments: &arguments,
             stdin: stdin.as_bytes(),
-        })
+        });
+        Ran {
+            log: site::taken_log(),
+            ..ran
+        }
     }
 
     /// A line from time to time, in a long run.

@@ -2,10 +2,12 @@
 //! programs find them in their usual places, and which are put back between two kills.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::host::dirs::StateDir;
 use crate::manage::tests::fixture::Fixture;
 use crate::manage::tests::slots::toy_program;
 
@@ -179,6 +181,18 @@ impl Site {
             }
         }
     }
+}
+
+/// What was logged since this was last asked. There is no journald on such a host.
+pub(super) fn taken_log() -> String {
+    let log = StateDir::default().log();
+    let text = match fs::read(&log) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(error) if error.kind() == ErrorKind::NotFound => return String::new(),
+        Err(error) => panic!("{}: {error}", log.display()),
+    };
+    fs::remove_file(log).unwrap();
+    text
 }
 
 fn remove(path: &Path) {

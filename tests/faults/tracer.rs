@@ -86,6 +86,25 @@ pub(super) struct Ran {
     pub(super) calls: Vec<Call>,
     pub(super) stdout: String,
     pub(super) stderr: String,
+    /// What it has logged. The hook's own words for a panic are nowhere else where nothing can be refused.
+    pub(super) log: String,
+}
+
+impl Ran {
+    /// Whether it panicked: in Rust's words, or in the hook's own (`hook::emergency`). Rust's runtime does so itself where it
+    /// has no memory for an alternative stack.
+    pub(super) fn has_panicked(&self) -> bool {
+        let runtimes = [
+            "failed to allocate an alternative stack",
+            "stack_overflow.rs",
+        ];
+        // Of a thread whose panic nobody answers for.
+        let status = End::Status(101);
+        let said = [&self.stdout, &self.stderr, &self.log];
+        let has = |words: &str| said.iter().any(|text| text.contains(words));
+        (self.end == status || has("panicked") || has("panic at "))
+            && !runtimes.iter().any(|words| has(words))
+    }
 }
 
 /// How long a program may take. The slowest, a recovery file, needs a second or two.
@@ -122,6 +141,7 @@ pub(super) fn run_alone(program: &Program<'_>) -> Ran {
         calls: Vec::new(),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        log: String::new(),
     }
 }
 
@@ -167,6 +187,7 @@ pub(super) fn run(program: &Program<'_>, plan: Option<Plan>) -> Ran {
         calls: tracer.calls,
         stdout: text(stdout),
         stderr: text(stderr),
+        log: String::new(),
     }
 }
 

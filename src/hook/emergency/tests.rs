@@ -3,12 +3,17 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use super::*;
+use crate::config::{Config, LogTarget};
+use crate::host::dirs::StateDir;
 
 /// The scene that a child process of this test plays.
 const SCENE: &str = "VTPM_GUARD_TEST_SCENE";
 
 /// The file in which the scene writes down a refusal.
 const RECORD: &str = "VTPM_GUARD_TEST_RECORD";
+
+/// The file that is the scene's log.
+const LOG: &str = "VTPM_GUARD_TEST_LOG";
 
 const DEADLINE: Duration = Duration::from_millis(300);
 
@@ -24,6 +29,14 @@ fn scene() {
     if !scene.contains("not refusable") {
         may_refuse("vm1");
     }
+    if let Some(log) = std::env::var_os(LOG) {
+        let config = Config {
+            log_target: LogTarget::File(log.into()),
+            ..Config::default()
+        };
+        log::init(&config, &StateDir::default()).unwrap();
+    }
+    is_about("vm1", Operation::Started);
     if let Some(record) = std::env::var_os(RECORD) {
         let hangs = scene.contains("cannot be written down");
         write_down_by(move |refusal| {
@@ -143,6 +156,48 @@ fn nothing_after_the_verdict_refuses_an_allowed_start_or_delays_it_for_long() {
         let (status, said, time) = played(scene);
         assert_eq!((status, said.as_str()), (0, ""), "{scene}");
         assert!(time < Duration::from_secs(5), "{scene}: {time:?}");
+    }
+}
+
+/// Nobody would learn of a fault in what follows a start.
+#[test]
+fn a_panic_and_a_passed_deadline_that_refuse_nothing_are_in_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    for (scene, code, words) in [
+        (
+            "panics, not refusable",
+            "VG901",
+            "panic at src/hook/emergency/tests.rs:",
+        ),
+        (
+            "allowed, then panics",
+            "VG901",
+            "panic at src/hook/emergency/tests.rs:",
+        ),
+        (
+            "hangs, not refusable",
+            "VG302",
+            "the hook ended before its work was done",
+        ),
+        (
+            "allowed, then hangs",
+            "VG302",
+            "the hook ended before its work was done",
+        ),
+    ] {
+        let log = dir.path().join("log");
+        let ended = scene_in(scene, Stdio::null()).env(LOG, &log).status();
+        assert_eq!(ended.unwrap().code(), Some(0), "{scene}");
+        let line = std::fs::read_to_string(&log).unwrap();
+        assert_eq!(line.lines().count(), 1, "{scene}: {line}");
+        for words in [code, words, "vm1", "Started"] {
+            assert!(line.contains(words), "{scene}: {words}: {line}");
+        }
+        assert!(
+            !line.contains("a fault"),
+            "what a panic says may have a key in it: {line}"
+        );
+        std::fs::remove_file(log).unwrap();
     }
 }
 
