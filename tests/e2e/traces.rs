@@ -86,7 +86,11 @@ impl Secrets {
                     count += files;
                     Vec::new()
                 }
-                Ok(kind) if kind.is_file() => fs::read(&path).unwrap_or_default(),
+                Ok(kind) if kind.is_file() => match fs::read(&path) {
+                    Ok(content) => content,
+                    Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+                    Err(error) => panic!("{} was not searched: {error}", path.display()),
+                },
                 _ => Vec::new(),
             };
             count += 1;

@@ -205,7 +205,13 @@ fn look_for_keys(
     broken: &mut Vec<String>,
 ) {
     for path in files_below(dir) {
-        let Ok(bytes) = fs::read(&path) else { continue };
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                broken.push(format!("{} was not searched: {error}", path.display()));
+                continue;
+            }
+        };
         let holds = |key: &[u8]| {
             let mut text = vec![0; Base64::encoded_len(key)];
             let base64 = Base64::encode(key, &mut text).unwrap();

@@ -1,6 +1,7 @@
 //! What always holds (docs/invariants.md), asked of what this test knows.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use crate::domain::Domain;
 use crate::guard::{Mode, prepare};
@@ -183,27 +184,77 @@ pub(crate) fn of_a_new_tpm(host: &Host, guest: usize, value: &[u8]) {
     );
 }
 
-/// Statement 6: of all that lies in the state directory, only sealed KEKs may give a key away.
+/// Statement 6: of all that is on a disk, only a sealed KEK's own file may give a key away, and only that one.
 fn no_key_lies_in_clear(host: &Host) {
-    let deks = host.deks();
-    let keks: Vec<_> = host.keks.iter().map(|(_, kek)| kek).collect();
-    for entry in fs::read_dir(&host.guard.state_dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            continue;
-        }
+    let site = host.manage();
+    let keys = site.state_dir().keys();
+    let dirs = [
+        site.state_dir().to_path_buf(),
+        host.libvirt.dirs().definitions(),
+    ];
+    let files = dirs.iter().flat_map(|dir| files_below(dir));
+    let mut seen = 0;
+    for path in files {
         let bytes = fs::read(&path).unwrap();
-        let holds = |key: &[u8]| bytes.windows(key.len()).any(|window| window == key);
         let file = path.display();
-        assert!(
-            !deks.keys().any(|dek| holds(dek)),
-            "{file} holds a DEK in clear"
-        );
-        assert!(
-            !keks.iter().any(|kek| holds(kek.expose())),
-            "{file} holds a KEK in clear"
-        );
+        let deks = host.deks();
+        let dek = deks.keys().find(|dek| holds(&bytes, dek));
+        assert!(dek.is_none(), "{file} holds a DEK in clear");
+        for (name, kek) in &host.keks {
+            let is_its_own = path == keys.join(kek.key_id().to_string());
+            let is_in_clear = !is_its_own && holds(&bytes, kek.expose());
+            assert!(!is_in_clear, "{file} holds the KEK of {name} in clear");
+        }
+        seen += 1;
     }
+    assert!(seen > host.keks.len(), "only {seen} files were seen");
+}
+
+fn holds(bytes: &[u8], key: &[u8]) -> bool {
+    memchr::memmem::find(bytes, key).is_some()
+}
+
+#[test]
+#[should_panic(expected = "below/file holds the KEK of a in clear")]
+fn a_key_in_clear_is_found_however_deep_it_lies() {
+    let host = Host::new();
+    no_key_lies_in_clear(&host);
+    let dir = host.manage().state_dir().join("captures/below");
+    fs::create_dir_all(&dir).unwrap();
+    let (_, kek) = &host.keks[0];
+    fs::write(dir.join("file"), [b"before", &kek.expose()[..]].concat()).unwrap();
+    no_key_lies_in_clear(&host);
+}
+
+#[test]
+#[should_panic(expected = "holds the KEK of a in clear")]
+fn a_providers_key_in_the_file_of_another_one_is_found() {
+    let host = Host::new();
+    let [(_, kek), (_, other)] = &host.keks[..] else {
+        panic!("two providers")
+    };
+    let file = host
+        .manage()
+        .state_dir()
+        .keys()
+        .join(other.key_id().to_string());
+    fs::write(file, kek.expose()).unwrap();
+    no_key_lies_in_clear(&host);
+}
+
+/// All files below a directory; what is a link leads to another one.
+fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            found.extend(files_below(&entry.path()));
+        } else if kind.is_file() {
+            found.push(entry.path());
+        }
+    }
+    found
 }
 
 /// Statement 5: a domain without an emulated vTPM is never refused, whatever the store is.

@@ -42,7 +42,7 @@ fn every_verb_of_dev_that_a_page_or_the_workflow_names_is_there() {
 }
 
 /// What a page has in backticks, without its code blocks.
-fn in_backticks(page: &str) -> Vec<String> {
+pub(crate) fn in_backticks(page: &str) -> Vec<String> {
     let mut is_block = false;
     let prose = page.lines().filter(|line| {
         let is_fence = line.trim_start().starts_with("```");

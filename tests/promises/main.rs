@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use vtpm_guard::internals::messages::explain;
 use vtpm_guard::internals::verdict::code::Code;
 
+use crate::checkout::in_backticks;
 use crate::command_line::{command_lines, is_command, names_a_command, parsed};
 
 mod checkout;
@@ -309,27 +310,91 @@ fn what_is_installed_by_hand_is_removed_by_hand() {
     assert!(left.is_empty(), "{left:?}");
 }
 
+/// The names of the functions of a source, and of those that are tests: what tests call is none.
+fn functions(source: &str) -> (BTreeSet<&str>, BTreeSet<&str>) {
+    let (mut all, mut tests) = (BTreeSet::new(), BTreeSet::new());
+    let mut is_test = false;
+    for line in source.lines().map(str::trim) {
+        is_test |= line == "#[test]";
+        let words = line
+            .strip_prefix("fn ")
+            .or_else(|| Some(line.split_once(" fn ")?.1));
+        let Some(words) = words.filter(|_| !line.starts_with("//")) else {
+            continue;
+        };
+        let end = words.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let name = &words[..end.unwrap_or(words.len())];
+        all.insert(name);
+        if std::mem::take(&mut is_test) {
+            tests.insert(name);
+        }
+    }
+    (all, tests)
+}
+
 #[test]
-fn every_test_that_the_contract_names_is_there() {
-    let code: String = ["core/src", "src", "tests"]
+fn what_a_test_calls_is_no_test() {
+    let source = "fn a() {}\n    #[test]\n    #[ignore = \"why\"]\n    fn b() {\n}\npub(crate) fn c() {\n // fn d()\n}";
+    let (all, tests) = functions(source);
+    assert_eq!(all, BTreeSet::from(["a", "b", "c"]));
+    assert_eq!(tests, BTreeSet::from(["b"]));
+}
+
+/// Whether a word of a page may be the name of a test.
+fn may_be_a_test(word: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    word.matches('_').count() > 2 && word.chars().all(is_part)
+}
+
+/// Other things with such names: settings of others, and modules.
+const NO_TESTS: [&str; 2] = ["life_of_a_key", "state_in_a_file"];
+
+#[test]
+fn every_test_that_a_page_names_is_there_and_is_a_test() {
+    let code: String = ["core/src", "src", "tests", "kms", "stores"]
         .iter()
         .map(|directory| sources(&Path::new(ROOT).join(directory)))
         .collect();
-    let pages = read("docs/decision-table.md") + &read("docs/invariants.md");
-    let is_test = |word: &&str| {
-        let is_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-        word.matches('_').count() > 2 && word.chars().all(is_part)
-    };
-    let named: Vec<&str> = pages
-        .split('`')
-        .skip(1)
-        .step_by(2)
-        .filter(is_test)
+    let (functions, tests) = functions(&code);
+    // Metrics, keys of JSON and variables of packages have such names, too.
+    let is_word = |c: char| !c.is_ascii_alphanumeric() && c != '_';
+    let packaging = all_text(&Path::new(ROOT).join("packaging"));
+    let others: BTreeSet<_> = code
+        .split(is_word)
+        .chain(packaging.split(is_word))
         .collect();
-    assert!(named.len() > 20, "only {} tests were found", named.len());
-    let is_missing = |name: &&&str| !code.contains(&format!("fn {name}("));
-    let missing: Vec<_> = named.iter().filter(is_missing).collect();
+    let contract =
+        ["docs/decision-table.md", "docs/invariants.md"].map(|page| Path::new(ROOT).join(page));
+    let (mut seen, mut missing) = (0, Vec::new());
+    for page in pages() {
+        for span in in_backticks(&read(&page)) {
+            let name = span.rsplit("::").next().unwrap();
+            if !may_be_a_test(name) || NO_TESTS.contains(&name) {
+                continue;
+            }
+            let may_be_other = !contract.contains(&page) && !functions.contains(name);
+            seen += usize::from(tests.contains(name));
+            if !tests.contains(name) && !(may_be_other && others.contains(name)) {
+                missing.push(format!("{}: {name}", page.display()));
+            }
+        }
+    }
+    assert!(seen > 100, "only {seen} tests were found");
     assert!(missing.is_empty(), "{missing:#?}");
+}
+
+/// The text of all files below a directory.
+fn all_text(directory: &Path) -> String {
+    let mut text = String::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            text += &all_text(&path);
+        } else if path.is_file() {
+            text += &String::from_utf8_lossy(&fs::read(&path).unwrap());
+        }
+    }
+    text
 }
 
 /// What people type into a search after a firmware update or a repair.
