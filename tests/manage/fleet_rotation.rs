@@ -296,9 +296,16 @@ fn a_host_that_is_in_no_fleet_rotates_alone() {
         if is_configured {
             store.configure(&alone, "");
         }
-        let done = rotate(&alone, &["nobody"], Duration::ZERO, &mut |_| {
-            panic!("nobody is waited for")
-        });
+        // A host to leave out there is not here: this is another host than whoever said so thinks.
+        let mut waits = |_: &[HostResult]| panic!("nobody is waited for");
+        let key = alone.provider("a").key_id;
+        let refused = rotate(&alone, &["nobody"], Duration::ZERO, &mut waits).unwrap_err();
+        assert!(
+            matches!(&refused, RotateError::Fleet(why) if why.is_of_no_fleet()),
+            "{refused:?}"
+        );
+        assert_eq!(alone.provider("a").key_id, key);
+        let done = rotate(&alone, &[], Duration::ZERO, &mut waits);
         assert!(done.unwrap().rotated && alone.would_start(&guest));
     }
     assert_eq!(store.conversations(), 0);

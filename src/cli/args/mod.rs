@@ -202,7 +202,7 @@ pub enum Command {
         #[command(flatten)]
         which: Decisions,
         /// List the captured XML of refused starts, numbered for `replay --capture`.
-        #[arg(long, conflicts_with_all = ["domain", "code", "since", "until"])]
+        #[arg(long, conflicts_with_all = ["domain", "code", "since", "until", "limit"])]
         captures: bool,
         /// Show the decisions of all hosts of the fleet.
         #[arg(long, conflicts_with_all = ["code", "captures"])]
@@ -237,7 +237,7 @@ pub enum Command {
     /// run, history.
     Sync {
         /// Exchange facts with the shared store every fleet.interval, until it is stopped.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "compare")]
         follow: bool,
         /// Compare everything with the shared store, as is done once a day.
         #[arg(long)]

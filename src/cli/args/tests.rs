@@ -1,6 +1,7 @@
 //! Every command line that a message may name is one that its program takes; every command has its
 //! place in the help.
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
 use super::{Cli, headings};
@@ -51,6 +52,37 @@ fn every_command_in_a_message_parses() {
         if let Err(error) = Cli::try_parse_from(words) {
             panic!("{line}: {error}");
         }
+    }
+}
+
+#[test]
+fn what_could_only_be_ignored_is_a_wrong_argument() {
+    for line in [
+        "check --fleet --nagios",
+        "check --fleet --metrics FILE",
+        "check --fleet --all",
+        "history --captures --limit 3",
+        "history --captures --since 2h",
+        "history --captures vm1",
+        "history --fleet --captures",
+        "history --fleet --code VG101",
+        "status --fleet --problems",
+        "status --fleet --plain",
+        "status --fleet --provider a",
+        "sync --follow --compare",
+        "sync --follow --metadata-only",
+        "sync --compare --metadata-only",
+        "doctor --passphrase-file FILE",
+        "replay FILE --capture 1",
+        "adopt vm1 --all",
+    ] {
+        let words = ["vtpm-guard"].into_iter().chain(line.split(' '));
+        let kind = Cli::try_parse_from(words).map_err(|error| error.kind());
+        let expected = [
+            ErrorKind::ArgumentConflict,
+            ErrorKind::MissingRequiredArgument,
+        ];
+        assert!(kind.is_err_and(|kind| expected.contains(&kind)), "{line}");
     }
 }
 

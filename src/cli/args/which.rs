@@ -30,7 +30,7 @@ pub struct CheckedDomains {
     #[arg(long, value_name = "FILE")]
     pub xml: Option<PathBuf>,
     /// The guests of all hosts of the fleet, as these last reported.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["metrics", "nagios"])]
     pub fleet: bool,
 }
 

@@ -135,6 +135,15 @@ pub(crate) fn is_in_fleet(host: &Host) -> Result<bool, FleetCommandError> {
     Ok(member.flatten().is_some())
 }
 
+/// Why a host is in no fleet.
+pub(crate) fn not_in_fleet(host: &Host) -> FleetCommandError {
+    match host.config() {
+        Ok(config) if config.fleet.store.is_some() => FleetCommandError::NoMember,
+        Ok(_) => FleetCommandError::NoAddress,
+        Err(error) => error.into(),
+    }
+}
+
 /// Announces the provider's next key, and waits until the other hosts have opened it. Then the provider has it, and
 /// what its previous key wraps is to be re-wrapped. Returns that key, and the hosts. `waits` is told who is waited for.
 pub(crate) fn change_key(

@@ -105,6 +105,10 @@ pub(crate) fn rotate_everywhere(
     progress: &mut dyn FnMut(RotateStep),
 ) -> Result<RotatedProvider, RotateError> {
     if !rotation::is_in_fleet(host).map_err(RotateError::Fleet)? {
+        // Nobody is waited for here: whoever leaves out a host takes this one for another.
+        if !patience.without.is_empty() {
+            return Err(RotateError::Fleet(rotation::not_in_fleet(host)));
+        }
         return rotate(host, text, weaker, progress);
     }
     // What an earlier rotation left comes first, before there is a key more.
