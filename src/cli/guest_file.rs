@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::ui::error::CommandError;
 use crate::domain;
-use crate::manage::guests::ListedGuest;
+use crate::manage::guests::{ListedGuest, Source};
 use crate::messages::{Arg, Command};
 
 /// The guest of a captured XML; `-` is stdin.
@@ -30,5 +30,9 @@ pub(crate) fn from_file(file: &Path) -> Result<ListedGuest, CommandError> {
         Ok(domain) => domain.name.clone(),
         Err(_) => file.display().to_string(),
     };
-    Ok(ListedGuest { name, domain: read })
+    Ok(ListedGuest {
+        name,
+        source: Source::File,
+        domain: read,
+    })
 }

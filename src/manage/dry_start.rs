@@ -10,17 +10,18 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use super::guests::ListedGuest;
+use super::guests::{ListedGuest, Source};
 use super::host::{BrokenConfig, DEFAULT_DEADLINE, Host, HostError, default_deadline};
 use crate::clock::Deadline;
 use crate::domain::{Domain, UnreadableDomain};
 use crate::guard::{Guard, Mode, prepare};
+use crate::ids::DomainUuid;
 pub(crate) use crate::keyring::unlock::UnsealedKeks;
 use crate::messages::{Named, outcome_json};
 use crate::store::Origin;
 use crate::verdict::outcome::Outcome;
 use crate::verdict::refusal::Refusal;
-use crate::verdict::{Decision, Verdict};
+use crate::verdict::{Decision, Finding, Verdict};
 
 /// Fewer guests than this are not worth one more thread: each opens keys of its own, and asks
 /// libvirt through a helper of its own.
@@ -35,6 +36,7 @@ const FOR_ONE_OF_MANY: Duration = Duration::from_millis(100);
 pub(crate) struct CheckedGuest {
     /// The guest's name; the file's where the XML could not be read.
     pub(crate) name: String,
+    pub(crate) source: Source,
     pub(crate) outcome: Outcome,
 }
 
@@ -43,8 +45,33 @@ impl CheckedGuest {
     pub(crate) fn named(&self) -> Named<'_> {
         Named {
             name: &self.name,
-            uuid: self.outcome.domain.as_ref().map(|domain| domain.uuid),
+            uuid: self.uuid(),
         }
+    }
+
+    /// Its UUID: that of its XML, else the one under which libvirt lists it.
+    pub(crate) fn uuid(&self) -> Option<DomainUuid> {
+        match (&self.outcome.domain, self.source) {
+            (Some(domain), _) => Some(domain.uuid),
+            (None, Source::Libvirt(uuid)) => Some(uuid),
+            (None, Source::Definition | Source::File) => None,
+        }
+    }
+
+    /// What the guard cannot answer for, of a guest that would start all the same: a key that libvirt alone has may be gone
+    /// when its daemon, or the guest, stops.
+    pub(crate) fn risk(&self) -> Option<&Finding> {
+        let mut findings = self.outcome.verdict.findings().iter();
+        let risk = findings.find(|finding| {
+            matches!(
+                finding,
+                Finding::Degraded(_)
+                    | Finding::StoreUnusable(_)
+                    | Finding::KeyInMemoryOnly { .. }
+                    | Finding::NotRecorded(_)
+            )
+        });
+        risk.filter(|_| self.outcome.is_allowed())
     }
 
     /// Whether it has repairs that a start would make, or that were made.
@@ -55,7 +82,11 @@ impl CheckedGuest {
 
 impl Serialize for CheckedGuest {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        outcome_json(&self.outcome).serialize(to)
+        let called = match self.source {
+            Source::Libvirt(_) | Source::Definition => Some(self.named()),
+            Source::File => None,
+        };
+        outcome_json(called, &self.outcome).serialize(to)
     }
 }
 
@@ -119,17 +150,23 @@ fn check_some(
     let mut checked = Vec::new();
     loop {
         let index = next.fetch_add(1, Ordering::Relaxed);
-        let Some(ListedGuest { name, domain }) = guests.get(index) else {
+        let Some(guest) = guests.get(index) else {
             return Ok(checked);
         };
+        let ListedGuest { name, domain, .. } = guest;
         progress(name);
         let for_one = deadline.at_most(DEFAULT_DEADLINE);
         let mut outcome = dry_start(&guard, domain, for_one);
         if let Err(unreadable) = domain {
             would_not_start(&mut outcome, unreadable);
         }
-        let name = name.clone();
-        checked.push((index, CheckedGuest { name, outcome }));
+        let (name, source) = (name.clone(), guest.source);
+        let guest = CheckedGuest {
+            name,
+            source,
+            outcome,
+        };
+        checked.push((index, guest));
     }
 }
 

@@ -121,13 +121,26 @@ impl<E: Into<HostError>> From<E> for GuestError {
 pub(crate) struct ListedGuest {
     /// Its name; of a file whose XML cannot be read, the file's.
     pub(crate) name: String,
+    pub(crate) source: Source,
     pub(crate) domain: Result<Domain, UnreadableDomain>,
+}
+
+/// Who says that there is such a guest, whether its XML can be read or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// libvirt lists it under this UUID.
+    Libvirt(DomainUuid),
+    /// A file of libvirt's that has its name.
+    Definition,
+    /// A file that somebody named: of a guest whose XML cannot be read, nothing is known.
+    File,
 }
 
 impl From<Guest> for ListedGuest {
     fn from(guest: Guest) -> Self {
         Self {
             domain: domain::examine(guest.xml.as_bytes()),
+            source: Source::Libvirt(guest.uuid),
             name: guest.name,
         }
     }

@@ -21,10 +21,19 @@ pub(crate) fn repair(
     } else {
         Mode::RepairOnly
     };
-    let repair = |ListedGuest { name, domain }| {
+    let repair = |guest: ListedGuest| {
+        let ListedGuest {
+            name,
+            source,
+            domain,
+        } = guest;
         progress(&name);
         let outcome = prepare(&guard, &domain, Origin::Repair, mode, default_deadline());
-        CheckedGuest { name, outcome }
+        CheckedGuest {
+            name,
+            source,
+            outcome,
+        }
     };
     Ok(guests.into_iter().map(repair).collect())
 }

@@ -55,9 +55,14 @@ pub(crate) enum ReplayError {
 /// Does with this guest's XML what the hook would do in this call.
 pub(crate) fn replay(
     host: &Host,
-    ListedGuest { name, domain }: ListedGuest,
+    guest: ListedGuest,
     call: ReplayedCall<'_>,
 ) -> Result<Replayed, ReplayError> {
+    let ListedGuest {
+        name,
+        source,
+        domain,
+    } = guest;
     let mut guard = host.guard(BrokenConfig::UseDefaults)?;
     if call.no_secret {
         guard.secrets = None;
@@ -84,7 +89,11 @@ pub(crate) fn replay(
         _ => no_start(&guard, domain.ok(), call.dry_run),
     };
     Ok(Replayed {
-        guest: CheckedGuest { name, outcome },
+        guest: CheckedGuest {
+            name,
+            source,
+            outcome,
+        },
         no_log,
         secret_left,
     })

@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use super::dry_start::{CheckedGuest, would_not_start};
+use super::guests::Source;
 use super::host::{BrokenConfig, Host, HostError};
 use crate::clock::Deadline;
 use crate::domain::{Domain, UnreadableDomain, Vtpm};
@@ -76,17 +77,21 @@ pub(crate) fn stage_until(
         .map(|domain| domain.uuid)
         .collect();
     guard.open_keks_first(&encrypted, deadline.at_most(FOR_PROVIDER_KEYS));
+    let checked = |name, outcome| CheckedGuest {
+        name,
+        source: Source::Definition,
+        outcome,
+    };
     let stage = |Definition { name, domain }| {
         if deadline.has_passed() && may_have_emulated_tpm(&domain) {
-            let outcome = not_judged(domain);
-            return CheckedGuest { name, outcome };
+            return checked(name, not_judged(domain));
         }
         let for_one = deadline.at_most(FOR_ONE_GUEST);
         let mut outcome = prepare(&guard, &domain, Origin::Stage, Mode::CarryOut, for_one);
         if let Err(unreadable) = &domain {
             would_not_start(&mut outcome, unreadable);
         }
-        CheckedGuest { name, outcome }
+        checked(name, outcome)
     };
     Ok(starting.into_iter().map(stage).collect())
 }

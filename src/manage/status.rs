@@ -12,6 +12,7 @@ use super::guests::ListedGuest;
 use super::host::{Host, HostError};
 use super::persist_state::DeletedStates;
 use super::provider_list::SealState;
+use super::providers::ProviderError;
 use super::{json, sync, unknown_guests};
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::Vtpm;
@@ -20,7 +21,7 @@ use crate::key::id::KeyId;
 use crate::keyring::{Keyring, KeyringError};
 use crate::libvirt::Guest;
 use crate::libvirt::secret::SecretError;
-use crate::store::{Access, KeyRefRecord, Store};
+use crate::store::{Access, KeyRefRecord, Store, StoreError};
 use crate::verdict::facts::{Proof, Provider};
 use crate::verdict::{Decision, Reason};
 
@@ -99,6 +100,8 @@ pub(crate) struct GuestStatus {
     pub(crate) name: String,
     uuid: Option<DomainUuid>,
     pub(crate) running: bool,
+    /// Whether its XML can be read; if not, it is unknown whether its TPM is encrypted.
+    pub(crate) readable: bool,
     pub(crate) encrypted: bool,
     key_ref: Option<KeyRefId>,
     pub(crate) provider: Option<String>,
@@ -117,6 +120,24 @@ pub(crate) struct GuestStatus {
     state_deleted_at: Option<&'static str>,
     /// Whether its XML has its keys; `None` if no keys are to travel, or it has none.
     pub(crate) travels: Option<bool>,
+}
+
+/// The name of the provider whose guests are asked for: one of this host, by name or UUID, or one that is gone and that
+/// key references still name.
+pub(crate) fn provider_asked_for(host: &Host, text: &str) -> Result<String, ProviderError> {
+    let missing = match host.provider(text, Access::Read) {
+        Ok((_, provider)) => return Ok(provider.name),
+        Err(missing @ ProviderError::Host(HostError::Store(StoreError::NoProvider(_)))) => missing,
+        Err(error) => return Err(error),
+    };
+    let Some(store) = host.store(Access::Read)? else {
+        return Err(missing);
+    };
+    let mut rows = store.all_key_refs(None, false)?.into_iter();
+    if rows.any(|row| row.key_ref.provider_name == text) {
+        return Ok(text.to_owned());
+    }
+    Err(missing)
 }
 
 /// Looks at the host and its guests, and keeps those that pass the filter. `progress` is called
@@ -203,7 +224,7 @@ fn guests(
     // A guest that runs may have started without the guard: libvirt notes its process then.
     let running_dir = host.libvirt_dirs().running();
     let describe = |guest: CheckedGuest| {
-        let uuid = guest.outcome.domain.as_ref().map(|domain| domain.uuid);
+        let uuid = guest.uuid();
         let mut described = GuestStatus::new(guest);
         described.state_deleted_at = uuid.and_then(|uuid| deleted.moment(uuid));
         described.running = uuid.is_some_and(|uuid| running.get(&uuid) == Some(&true));
@@ -236,6 +257,7 @@ fn has_vtpm(guest: &ListedGuest) -> bool {
 
 impl GuestStatus {
     fn new(guest: CheckedGuest) -> Self {
+        let uuid = guest.uuid();
         let (domain, verdict) = (guest.outcome.domain, guest.outcome.verdict);
         let key = guest.outcome.key;
         let code = match verdict.decision() {
@@ -244,8 +266,9 @@ impl GuestStatus {
         };
         Self {
             name: guest.name,
-            uuid: domain.as_ref().map(|domain| domain.uuid),
+            uuid,
             running: false,
+            readable: domain.is_some(),
             encrypted: domain.is_some_and(|domain| domain.encrypted_vtpm().is_some()),
             key_ref: key.as_ref().map(|key| key.key_ref),
             key_id: key.as_ref().and_then(|key| key.key_id),

@@ -12,10 +12,12 @@ use crate::verdict::{Decision, Finding};
 /// The value of `from` for a key that was not generated.
 const HOST_SECRET: &str = "host-secret";
 
-/// One outcome, as `check`, `repair` and `replay` print it.
+/// One outcome, as `check`, `repair` and `replay` print it. Where the XML cannot be read, `called` says whose it is, as far
+/// as libvirt does.
 #[must_use]
-pub fn outcome_json(outcome: &Outcome) -> Value {
-    let guest = outcome.domain.as_ref().map_or(Named::from(""), Named::from);
+pub fn outcome_json(called: Option<Named<'_>>, outcome: &Outcome) -> Value {
+    let known = outcome.domain.as_ref().map(Named::from).or(called);
+    let guest = known.unwrap_or(Named::from(""));
     let (decision, code, message, hint) = match outcome.verdict.decision() {
         Decision::Allow(why) => ("allow", None, reason(*why).to_owned(), String::new()),
         Decision::Deny(why) => {
@@ -35,9 +37,9 @@ pub fn outcome_json(outcome: &Outcome) -> Value {
         "code": code,
         "message": message,
         "hint": hint,
-        "domain": outcome.domain.as_ref().map(|domain| json!({
-            "name": domain.name,
-            "uuid": domain.uuid.to_string(),
+        "domain": known.map(|guest| json!({
+            "name": guest.name,
+            "uuid": guest.uuid.map(|uuid| uuid.to_string()),
         })),
         "vtpm": outcome.domain.as_ref().and_then(|domain| vtpm_json(domain, &outcome.state)),
         "findings": findings,

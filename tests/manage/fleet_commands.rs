@@ -283,6 +283,21 @@ fn the_guests_of_all_hosts_are_those_that_would_not_start_and_those_that_run() {
 }
 
 #[test]
+fn a_guest_whose_xml_cannot_be_read_is_reported_as_one_that_would_not_start() {
+    let store = SharedStore::new();
+    let one = store.host("one");
+    one.guest_in_use("vm1");
+    one.libvirt.guests.spoil("vm1");
+    exchange(&one);
+    let found = fleet_guests(&one.host).unwrap().guests;
+    let codes: Vec<_> = found
+        .iter()
+        .map(|it| (it.name.as_str(), it.code.as_deref()))
+        .collect();
+    assert_eq!(codes, [("vm1", Some("VG501"))]);
+}
+
+#[test]
 fn a_host_whose_libvirt_is_silent_reports_no_guest_that_would_start() {
     let store = SharedStore::new();
     let one = store.host("one");

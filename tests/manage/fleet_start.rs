@@ -46,7 +46,7 @@ pub(super) fn start(fixture: &Fixture, guest: &Defined, mode: Mode) -> Outcome {
 
 /// The code of a refusal, "allow", and the kinds of findings and repairs.
 pub(super) fn words(outcome: &Outcome) -> String {
-    let json = outcome_json(outcome);
+    let json = outcome_json(None, outcome);
     let code = json["code"].as_str().unwrap_or("allow").to_owned();
     let kinds = |of: &str| {
         let list = json[of].as_array().unwrap().iter();
@@ -346,7 +346,7 @@ fn a_state_from_before_a_run_that_is_known_is_put_back_on_demand_alone() {
     store.configure(second, "");
     let outcome = start(second, guest, Mode::CarryOut);
     assert_eq!(words(&outcome), "VG205");
-    let json = outcome_json(&outcome);
+    let json = outcome_json(None, &outcome);
     let (message, hint) = (json["message"].to_string(), json["hint"].to_string());
     assert!(
         message.contains("in the fleet's store is older"),
@@ -436,7 +436,7 @@ fn a_guest_that_runs_elsewhere_is_told_or_refused() {
     hear(vec![third.says(guest, true, at)]);
     let outcome = start(first, guest, Mode::DryRun);
     assert_eq!(words(&outcome), "allow runs-elsewhere");
-    let message = outcome_json(&outcome)["findings"][0]["message"].to_string();
+    let message = outcome_json(None, &outcome)["findings"][0]["message"].to_string();
     assert!(message.contains("host3"), "{message}");
 
     let deny = |fixture: &Fixture| {

@@ -3,13 +3,15 @@
 use std::cell::Cell;
 use std::fs;
 
+use serde_json::json;
+
 use super::fixture::{Defined, Fixture};
 use super::fleet_shared::SharedStore;
 use super::kill;
 use crate::domain;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::manage::dry_start::{self, CheckedGuest, UnsealedKeks};
-use crate::manage::guests::ListedGuest;
+use crate::manage::guests::{ListedGuest, Source};
 use crate::manage::host::{Host, HostError};
 use crate::manage::repair::repair;
 use crate::manage::replay::{ReplayedCall, replay};
@@ -220,6 +222,7 @@ fn xml_that_cannot_be_read_is_reported_as_a_start_that_would_fail() {
     let fixture = Fixture::new();
     let broken = ListedGuest {
         name: "broken".to_owned(),
+        source: Source::File,
         domain: domain::examine("<domain><name>x</name>".as_bytes()),
     };
     let checked = checked(&fixture.host, broken);
@@ -228,6 +231,20 @@ fn xml_that_cannot_be_read_is_reported_as_a_start_that_would_fail() {
         Decision::Allow(_) => None,
     };
     assert_eq!(code, Some(Code::DomainXmlInvalid));
+}
+
+#[test]
+fn a_guest_whose_xml_cannot_be_read_keeps_the_name_under_which_libvirt_lists_it() {
+    let fixture = Fixture::new();
+    let guest = fixture.define("vm1");
+    fixture.libvirt.guests.spoil("vm1");
+    let checked = checked(&fixture.host, listed(&fixture, "vm1"));
+    let named = json!({"name": "vm1", "uuid": guest.uuid.to_string()});
+    for one in [&checked, &repaired(&fixture, true)[0]] {
+        assert_eq!(one.uuid(), Some(guest.uuid));
+        assert_eq!(serde_json::to_value(one).unwrap()["domain"], named);
+    }
+    assert_eq!(serde_json::to_value(&checked).unwrap()["code"], "VG501");
 }
 
 #[test]
@@ -250,6 +267,7 @@ fn hundreds_of_guests_are_checked_at_once() {
     let fixture = Fixture::new();
     let broken = |number: i32| ListedGuest {
         name: number.to_string(),
+        source: Source::File,
         domain: domain::examine("<domain><name>x</name>".as_bytes()),
     };
     let guests: Vec<_> = (0..400).map(broken).collect();

@@ -15,12 +15,13 @@ use crate::manage::history::{Asked, captures, history};
 use crate::manage::host::{BrokenConfig, HostError};
 use crate::manage::keys::RowState;
 use crate::manage::provider_list::SealState;
+use crate::manage::providers::ProviderError;
 use crate::manage::prune::PruneDecision;
 use crate::manage::shared_secrets;
 use crate::manage::slots::TRIED_EVERY;
-use crate::manage::status::{GuestStatus, Status, status};
+use crate::manage::status::{GuestStatus, Status, provider_asked_for, status};
 use crate::manage::unknown_guests;
-use crate::store::{Event, Origin};
+use crate::store::{Event, Origin, StoreError};
 use crate::verdict::code::Code;
 
 fn look(fixture: &Fixture, passes: impl Fn(&GuestStatus) -> bool) -> Status {
@@ -97,6 +98,54 @@ fn the_host_and_its_guests_are_shown() {
     fixture.libvirt.go_down();
     let found = look(&fixture, |_| true);
     assert!(found.guests.is_none() && found.unreachable.is_some());
+}
+
+#[test]
+fn a_guest_whose_xml_cannot_be_read_is_neither_encrypted_nor_plain() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    fixture.define_with("vm2", DomainUuid::random(), SecretUuid::random(), "");
+    fixture.libvirt.guests.start("vm1");
+    fixture.libvirt.guests.spoil("vm1");
+    let found = look(&fixture, |_| true).guests.unwrap();
+    let shown: Vec<_> = found
+        .iter()
+        .map(|one| {
+            (
+                one.name.as_str(),
+                one.readable,
+                one.running,
+                one.would_start,
+            )
+        })
+        .collect();
+    assert_eq!(
+        shown,
+        [("vm1", false, true, false), ("vm2", true, false, true)]
+    );
+    let json = serde_json::to_value(&found[0]).unwrap();
+    assert_eq!(json["uuid"], guest.uuid.to_string());
+}
+
+#[test]
+fn the_provider_that_is_asked_for_is_one_of_this_host_or_one_that_rows_still_name() {
+    let fixture = Fixture::new();
+    fixture.guest_in_use("vm1");
+    let provider = fixture.provider("a");
+    let asked = |text: &str| provider_asked_for(&fixture.host, text);
+    assert_eq!(asked("a").unwrap(), "a");
+    assert_eq!(asked(&provider.uuid.to_string()).unwrap(), "a");
+    assert_eq!(asked("b").unwrap(), "b");
+    let unknown = asked("A").unwrap_err();
+    assert!(
+        matches!(
+            &unknown,
+            ProviderError::Host(HostError::Store(StoreError::NoProvider(name))) if name == "A"
+        ),
+        "{unknown:?}"
+    );
+    fixture.sql("DELETE FROM key_provider WHERE name = 'a'");
+    assert_eq!(asked("a").unwrap(), "a");
 }
 
 #[test]

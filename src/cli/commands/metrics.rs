@@ -70,6 +70,11 @@ fn text(checked: &[CheckedGuest], not_travelling: Option<usize>, now: Timestamp)
         "Whether the guest's key comes from whoever starts it (1), so that the guard has none.",
         &of_each(&|one| usize::from(decision(one) == Decision::Allow(Reason::ClientsKey))),
     );
+    text += &family(
+        "vtpm_guard_guest_at_risk",
+        "Whether the guest would start although something is wrong (1): with a secret that only libvirt has, perhaps.",
+        &of_each(&|one| usize::from(one.risk().is_some())),
+    );
     if let Some(guests) = not_travelling {
         text += &family(
             "vtpm_guard_guests_without_travelling_key",
@@ -171,8 +176,7 @@ fn refusal(one: &CheckedGuest) -> Option<String> {
 }
 
 fn guest(one: &CheckedGuest) -> String {
-    let uuid = one.outcome.domain.as_ref();
-    let uuid = uuid.map_or(String::new(), |domain| domain.uuid.to_string());
+    let uuid = one.uuid().map_or(String::new(), |uuid| uuid.to_string());
     format!("{{domain=\"{}\",uuid=\"{uuid}\"}}", escaped(&one.name))
 }
 
@@ -195,18 +199,24 @@ mod tests {
 
     use super::*;
     use crate::cli::ui::check_table::testing::{UUID, checked};
+    use crate::verdict::Finding;
     use crate::verdict::refusal::Refusal;
 
     const NOON: Timestamp = Timestamp(1_800_000_000_999);
 
     #[test]
     fn each_guest_is_a_sample_of_its_own_and_a_code_one_more() {
+        let mut degraded = checked("vm3", Decision::Allow(Reason::Proven));
+        let why = Finding::Degraded(Refusal::KeyLost);
+        degraded.outcome.verdict.note(why);
         let checked = [
             checked("vm1", Decision::Allow(Reason::ClientsKey)),
             checked("a \"b\"\\", Decision::Deny(Refusal::KeyLost)),
+            degraded,
         ];
         let text = text(&checked, Some(2), NOON);
         let samples: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let degraded_labels = format!("domain=\"vm3\",uuid=\"{UUID}\"");
         let (vm1, other) = (
             format!("domain=\"vm1\",uuid=\"{UUID}\""),
             format!("domain=\"a \\\"b\\\"\\\\\",uuid=\"{UUID}\""),
@@ -216,11 +226,17 @@ mod tests {
             [
                 format!("vtpm_guard_guest_would_start{{{vm1}}} 1"),
                 format!("vtpm_guard_guest_would_start{{{other}}} 0"),
+                format!("vtpm_guard_guest_would_start{{{degraded_labels}}} 1"),
                 format!("vtpm_guard_guest_refusal{{{other},code=\"VG202\"}} 1"),
                 format!("vtpm_guard_guest_repairs{{{vm1}}} 0"),
                 format!("vtpm_guard_guest_repairs{{{other}}} 0"),
+                format!("vtpm_guard_guest_repairs{{{degraded_labels}}} 0"),
                 format!("vtpm_guard_guest_clients_key{{{vm1}}} 1"),
                 format!("vtpm_guard_guest_clients_key{{{other}}} 0"),
+                format!("vtpm_guard_guest_clients_key{{{degraded_labels}}} 0"),
+                format!("vtpm_guard_guest_at_risk{{{vm1}}} 0"),
+                format!("vtpm_guard_guest_at_risk{{{other}}} 0"),
+                format!("vtpm_guard_guest_at_risk{{{degraded_labels}}} 1"),
                 "vtpm_guard_guests_without_travelling_key 2".to_owned(),
                 "vtpm_guard_check_success 1".to_owned(),
                 "vtpm_guard_check_timestamp_seconds 1800000000".to_owned(),

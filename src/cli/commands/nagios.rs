@@ -146,19 +146,16 @@ fn refused(one: &CheckedGuest) -> Option<String> {
     }
 }
 
-/// The name of a guest that would start all the same, and what the guard cannot answer for: a key that libvirt alone has may be
-/// gone when its daemon, or the guest, stops.
+/// The name of a guest that would start all the same, and what the guard cannot answer for.
 fn at_risk(one: &CheckedGuest) -> Option<String> {
-    let mut findings = one.outcome.verdict.findings().iter();
-    let why = findings.find_map(|finding| match finding {
-        Finding::Degraded(why) => Some(why.code().as_str()),
-        Finding::StoreUnusable(_) => Some("the store cannot be used"),
-        Finding::KeyInMemoryOnly { .. } => Some("its key is in libvirt's memory alone"),
-        Finding::NotRecorded(_) => Some("the store took no repairs"),
-        _ => None,
-    })?;
-    let is_allowed = one.outcome.is_allowed();
-    is_allowed.then(|| format!("{} ({why})", plain(&label(&one.name))))
+    let why = match one.risk()? {
+        Finding::Degraded(why) => why.code().as_str(),
+        Finding::StoreUnusable(_) => "the store cannot be used",
+        Finding::KeyInMemoryOnly { .. } => "its key is in libvirt's memory alone",
+        Finding::NotRecorded(_) => "the store took no repairs",
+        _ => "see its findings",
+    };
+    Some(format!("{} ({why})", plain(&label(&one.name))))
 }
 
 fn names(all: &[String]) -> String {

@@ -8,9 +8,6 @@ use crate::cli::context::Context;
 use crate::cli::ui::check_table::CheckedGuests;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::progress::Progress;
-use crate::manage::dry_start::CheckedGuest;
-use crate::messages::{finding, label};
-use crate::verdict::Finding;
 
 /// The status where the store took no repair (docs/json.md): anything else that failed.
 const NOT_REPAIRED: u8 = 4;
@@ -51,20 +48,9 @@ fn repair(
     let repair = crate::manage::repair::repair;
     let guests = repair(&context.host, guests, dry_run, &|name| progress.at(name))?;
     progress.done();
-    let mut repaired = CheckedGuests {
+    Ok(CheckedGuests {
         one: which.domains.len() == 1,
         guests,
         notes: Vec::new(),
-    };
-    // The paragraph about a single guest says so itself.
-    if !repaired.one {
-        repaired.notes = repaired.unwritten_repairs().map(not_taken).collect();
-    }
-    Ok(repaired)
-}
-
-/// Why the store took no repairs of a guest.
-fn not_taken((guest, why): (&CheckedGuest, &Finding)) -> String {
-    let (_, sentence) = finding(guest.named(), why);
-    format!("{}: {sentence}", label(&guest.name))
+    })
 }

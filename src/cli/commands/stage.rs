@@ -47,7 +47,7 @@ impl Answer for StagedGuests {
         }
         let mut rows = table(&["DOMAIN", "KEY", "WHY"]);
         for one in guests {
-            let CheckedGuest { name, outcome } = one;
+            let CheckedGuest { name, outcome, .. } = one;
             let (key, colour, why) = match (outcome.verdict.decision(), outcome.secret) {
                 (Decision::Allow(why), SecretAction::None) => {
                     ("-", Color::Reset, reason(*why).to_owned())

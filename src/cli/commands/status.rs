@@ -11,14 +11,18 @@ use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::cli::ui::progress::Progress;
 use crate::cli::ui::table::{BAD, Cell, GOOD, NOTABLE, table};
-use crate::manage::status::{GuestStatus, Status, status};
+use crate::manage::status::{GuestStatus, Status, provider_asked_for, status};
 use crate::messages::{Arg, Command, count, label};
 
 pub(crate) fn run(context: &Context, filters: &StatusFilters) -> Result<(), CommandError> {
+    // A name that nothing has is a mistake: an empty list would say that no guest depends on it.
+    let provider = filters.provider.as_deref();
+    let provider = provider.map(|text| provider_asked_for(&context.host, text));
+    let provider = provider.transpose()?;
     let passes = |guest: &GuestStatus| {
         (!filters.problems || !guest.would_start || guest.repairs > 0)
-            && (!filters.plain || !guest.encrypted)
-            && (filters.provider.is_none() || filters.provider == guest.provider)
+            && (!filters.plain || guest.readable && !guest.encrypted)
+            && (provider.is_none() || provider == guest.provider)
     };
     let progress = OnceLock::new();
     let found = status(&context.host, passes, &|all, name| {
@@ -123,16 +127,21 @@ fn print_guests(out: &mut Printer<'_>, guests: &[GuestStatus], hidden: usize) ->
     }
     let all = guests.len();
     let encrypted = guests.iter().filter(|guest| guest.encrypted).count();
+    let unreadable = guests.iter().filter(|guest| !guest.readable).count();
     let start = guests.iter().filter(|guest| guest.would_start).count();
+    let of_unknown = match unreadable {
+        0 => String::new(),
+        unreadable => format!(", {unreadable} unreadable"),
+    };
     let hidden = match hidden {
         0 => String::new(),
         hidden => format!("; {hidden} not shown"),
     };
     writeln!(
         out,
-        "{}: {encrypted} encrypted, {} unencrypted; {start} would start now, {} would not{hidden}",
+        "{}: {encrypted} encrypted, {} unencrypted{of_unknown}; {start} would start now, {} would not{hidden}",
         count(all, "guest"),
-        all - encrypted,
+        all - encrypted - unreadable,
         all - start,
     )
 }
@@ -142,11 +151,11 @@ fn cells(guest: &GuestStatus) -> [Cell; 8] {
     [
         Cell::new(&guest.name),
         Cell::new(if guest.running { "running" } else { "shut off" }),
-        Cell::new(if guest.encrypted {
-            "encrypted"
-        } else {
-            "plain"
-        }),
+        match (guest.readable, guest.encrypted) {
+            (false, _) => Cell::new("unreadable").fg(BAD),
+            (true, true) => Cell::new("encrypted"),
+            (true, false) => Cell::new("plain"),
+        },
         Cell::new(guest.provider.clone().unwrap_or_else(dash)),
         Cell::new(guest.key_id.map_or_else(dash, |id| id.short())),
         match guest.proven {

@@ -37,16 +37,11 @@ impl CheckedGuests {
 
     /// Whether the store did not take the repairs of an allowed start: it would start all the same.
     pub(crate) fn has_unwritten_repairs(&self) -> bool {
-        self.unwritten_repairs().next().is_some()
-    }
-
-    /// The guests whose repairs the store did not take, and the finding that says why.
-    pub(crate) fn unwritten_repairs(&self) -> impl Iterator<Item = (&CheckedGuest, &Finding)> {
-        self.guests.iter().filter_map(|one| {
-            let mut findings = one.outcome.verdict.findings().iter();
-            let why = findings.find(|found| matches!(found, Finding::NotRecorded(_)))?;
-            Some((one, why))
-        })
+        let mut findings = self
+            .guests
+            .iter()
+            .flat_map(|one| one.outcome.verdict.findings());
+        findings.any(|found| matches!(found, Finding::NotRecorded(_)))
     }
 }
 
@@ -122,7 +117,7 @@ fn paragraph(out: &mut Printer<'_>, one: &CheckedGuest) -> io::Result<()> {
 fn overview(out: &mut Printer<'_>, guests: &[CheckedGuest]) -> io::Result<()> {
     let mut rows = table(&["DOMAIN", "STARTS", "REPAIRS", "WHY"]);
     for one in guests {
-        let CheckedGuest { name, outcome } = one;
+        let CheckedGuest { name, outcome, .. } = one;
         let repairs = outcome.verdict.repairs().len();
         let (start, colour, why) = match outcome.verdict.decision() {
             Decision::Allow(why) if repairs == 0 => ("yes", GOOD, reason(*why).to_owned()),
@@ -151,6 +146,13 @@ fn overview(out: &mut Printer<'_>, guests: &[CheckedGuest]) -> io::Result<()> {
         if let Decision::Deny(why) = one.outcome.verdict.decision() {
             let Words { hint, .. } = refusal(one.named(), why);
             writeln!(out, "  hint: {}: {hint}", label(&one.name))?;
+        }
+    }
+    // Of a guest that would start, and may not do so tomorrow, the table says nothing.
+    for one in guests {
+        if let Some(risk) = one.risk() {
+            let (_, noticed) = finding(one.named(), risk);
+            writeln!(out, "  noticed: {}: {noticed}", label(&one.name))?;
         }
     }
     let refused = guests
@@ -220,6 +222,7 @@ fn in_words(repair: &Repair) -> String {
 pub(crate) mod testing {
     use super::*;
     use crate::domain;
+    use crate::manage::guests::Source;
     use crate::verdict::Verdict;
     use crate::verdict::facts::TpmState;
     use crate::verdict::outcome::{Outcome, SecretAction};
@@ -232,6 +235,7 @@ pub(crate) mod testing {
         let xml = format!("<domain><name>x</name><uuid>{UUID}</uuid></domain>");
         CheckedGuest {
             name: name.to_owned(),
+            source: Source::File,
             outcome: Outcome {
                 domain: Some(domain::read(xml.as_bytes()).unwrap()),
                 state: TpmState::Absent,
@@ -244,5 +248,51 @@ pub(crate) mod testing {
                 dry_run: true,
             },
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::testing::checked;
+    use super::*;
+    use crate::ids::KeyRefId;
+    use crate::verdict::refusal::Refusal;
+
+    #[test]
+    fn the_overview_says_what_is_wrong_with_a_guest_that_would_start() {
+        let with = |name, findings: Vec<Finding>, decision| {
+            let mut one = checked(name, decision);
+            let verdict = &mut one.outcome.verdict;
+            for found in findings {
+                verdict.note(found);
+            }
+            one
+        };
+        let starts = || Decision::Allow(Reason::Proven);
+        let guests = CheckedGuests {
+            one: false,
+            guests: vec![
+                with("fine", vec![Finding::DuplicateKey(KeyRefId(1))], starts()),
+                with("risky", vec![Finding::Degraded(Refusal::KeyLost)], starts()),
+                with(
+                    "refused",
+                    vec![Finding::Degraded(Refusal::KeyLost)],
+                    Decision::Deny(Refusal::KeyLost),
+                ),
+            ],
+            notes: Vec::new(),
+        };
+        let mut text = Vec::new();
+        guests.print(&mut Printer::new(&mut text)).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        let noticed: Vec<_> = text
+            .lines()
+            .filter(|line| line.contains("noticed"))
+            .collect();
+        assert!(
+            matches!(noticed[..], [line] if line.starts_with("  noticed: risky: ") && line.contains("VG202")),
+            "{text}"
+        );
     }
 }

@@ -68,6 +68,7 @@ impl Guests for HostGuests {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+    use crate::manage::guests::Source;
     use crate::manage::tests::fixture::Fixture;
 
     #[test]
@@ -95,6 +96,7 @@ mod tests {
         let mut listed = listed;
         listed.push(ListedGuest {
             name: "unreadable".to_owned(),
+            source: Source::Libvirt(elsewhere),
             domain: crate::domain::examine(&b"<domain"[..]),
         });
         let mut guests = HostGuests::of(fixture.libvirt.dirs(), Some(&listed));

@@ -44,13 +44,14 @@ pub(super) fn report(
         };
         encrypted = Some(guests.iter().filter(is_encrypted).count());
         for checked in check(host, guests, keks, &|_| {})? {
-            let (Decision::Deny(refusal), Some(domain)) =
-                (checked.outcome.verdict.decision(), &checked.outcome.domain)
+            // Also one whose XML cannot be read: libvirt lists it.
+            let (Decision::Deny(refusal), Some(uuid)) =
+                (checked.outcome.verdict.decision(), checked.uuid())
             else {
                 continue;
             };
             refused.push(RefusedGuest {
-                domain: domain.uuid,
+                domain: uuid,
                 name: checked.name.clone(),
                 code: refusal.code().as_str().to_owned(),
                 message: beginning(&refusal_line(checked.named(), refusal), MAX_MESSAGE)

@@ -18,8 +18,11 @@ pub(super) fn status(answers: &mut Answers) {
     site.did("key bind vm4");
     answers.ask(&site, "guests of all kinds", "");
     answers.ask(&site, "those with problems", "--problems");
+    answers.ask(&site, "of a provider that there is not", "--provider x");
     site.configure("[fleet]\nmetadata = \"wrapped\"");
     answers.ask(&site, "keys are to travel", "");
+    site.spoil("vm4");
+    answers.ask(&site, "the XML of one cannot be read", "--problems");
     let helper = site.path("bin/vtpm-guard-libvirt");
     fs::write(helper, "#!/bin/sh\n").unwrap();
     answers.ask(&site, "libvirt is unreachable", "");

@@ -159,6 +159,8 @@ pub(super) fn check(answers: &mut Answers) {
     );
     site.configure("nonsense = 1");
     answers.ask(&site, "the configuration is broken", "vm1");
+    site.spoil("vm1");
+    answers.ask(&site, "its XML cannot be read", "vm1");
 }
 
 /// A key beside a secret of libvirt's, and what else a run may rest on.
