@@ -73,7 +73,6 @@ pub(crate) struct JudgedCopy {
     #[serde(skip)]
     pub(crate) keyed: bool,
     /// Where no key opens it: why one of the guest's keys could not be tried.
-    #[serde(skip)]
     pub(crate) untried: Option<String>,
     #[serde(skip)]
     pub(crate) content: StateFile,

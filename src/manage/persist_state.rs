@@ -10,35 +10,22 @@ use super::guests::{GuestRef, ListedGuest};
 use super::host::{Host, HostError, default_deadline};
 use super::stopped_guest::{DefinedGuest, StoppedError};
 use crate::config::KeptStates;
-use crate::domain::{self, DomainXmlError, Vtpm};
+use crate::domain::{self, Vtpm};
 use crate::ids::DomainUuid;
 use crate::libvirt::Guest;
 use crate::libvirt::secret::SecretError;
 use crate::store::Access;
 use crate::verdict::facts::TransientState;
 
-/// What was done to one guest.
-#[derive(Debug, Serialize)]
+/// What became of one guest.
+#[derive(Debug)]
 pub(crate) struct PersistedState {
-    #[serde(rename = "domain")]
     pub(crate) guest: GuestRef,
-    /// Whether its XML did not say so already.
-    pub(crate) changed: bool,
     /// Whether it runs: then its present run goes by the XML that it started with.
     pub(crate) running: bool,
+    /// Whether its XML was changed, because it did not say so already; or why it could not be.
+    pub(crate) changed: Result<bool, PersistError>,
 }
-
-/// What was done to several.
-#[derive(Debug, Serialize)]
-#[serde(transparent)]
-pub(crate) struct PersistedStates {
-    pub(crate) guests: Vec<PersistedState>,
-    /// Guests whose definition cannot be read, and why: they may have an encrypted vTPM.
-    #[serde(skip)]
-    pub(crate) unreadable: Vec<UnreadableGuest>,
-}
-
-type UnreadableGuest = (GuestRef, DomainXmlError);
 
 /// Why a guest's XML was not changed.
 #[derive(Debug, thiserror::Error)]
@@ -63,40 +50,66 @@ impl<E: Into<StoppedError>> From<E> for PersistError {
     }
 }
 
-/// Sets it for the guests of these names or UUIDs, or for all that are defined and have an
-/// encrypted vTPM. It ends at the first error; what it has done before stays.
+/// Sets it for the guests of these names or UUIDs, or for all that are defined and have an encrypted vTPM. One for which
+/// it cannot be set does not keep the others from it; a text that names no guest with an emulated TPM does.
 pub(crate) fn persist(
     host: &Host,
     texts: Option<&[String]>,
-) -> Result<PersistedStates, PersistError> {
-    let (guests, unreadable) = match texts {
+) -> Result<Vec<PersistedState>, PersistError> {
+    let guests = match texts {
         Some(texts) => {
             let read = texts.iter().map(|text| host.guest_with_tpm(text));
-            (read.collect::<Result<_, _>>()?, Vec::new())
+            read.map(|guest| Ok(Ok(guest?)))
+                .collect::<Result<_, PersistError>>()?
         }
-        None => encrypted(host.guests()?)?,
+        None => encrypted(host.guests()?),
     };
-    let guests = guests.iter().map(|guest| persist_one(host, guest));
-    Ok(PersistedStates {
-        guests: guests.collect::<Result<_, _>>()?,
-        unreadable,
-    })
+    let mut unreachable = None;
+    let persist = |guest| match guest {
+        Ok(guest) => persist_next(host, &guest, &mut unreachable),
+        Err(left) => left,
+    };
+    Ok(guests.into_iter().map(persist).collect())
 }
 
-/// Those of these guests that are defined and have an encrypted vTPM, and those whose definition cannot be read.
-pub(crate) fn encrypted(
-    guests: Vec<Guest>,
-) -> Result<(Vec<DefinedGuest>, Vec<UnreadableGuest>), StoppedError> {
-    let (mut encrypted, mut unreadable) = (Vec::new(), Vec::new());
-    for guest in guests.into_iter().filter(|guest| guest.persistent) {
+/// Those of these guests that are defined and have an encrypted vTPM; and what became of those whose definition cannot be
+/// read, and which may have one.
+fn encrypted(guests: Vec<Guest>) -> Vec<Result<DefinedGuest, PersistedState>> {
+    let defined = guests.into_iter().filter(|guest| guest.persistent);
+    let read = |guest: Guest| {
+        let (reference, running) = (GuestRef::from(&guest), guest.running);
         match DefinedGuest::read(guest) {
-            Ok(guest) if guest.vtpm.secret_uuid.is_some() => encrypted.push(guest),
-            Ok(_) | Err(StoppedError::NoEmulatedTpm(_)) => {}
-            Err(StoppedError::UnreadableXml(guest, error)) => unreadable.push((guest, error)),
-            Err(error) => return Err(error),
+            Ok(guest) => guest.vtpm.secret_uuid.is_some().then_some(Ok(guest)),
+            Err(StoppedError::NoEmulatedTpm(_)) => None,
+            Err(error) => Some(Err(PersistedState {
+                guest: reference,
+                running,
+                changed: Err(error.into()),
+            })),
         }
+    };
+    defined.filter_map(read).collect()
+}
+
+/// Sets it for one of several guests. A libvirt that did not answer is not waited for again.
+fn persist_next(
+    host: &Host,
+    guest: &DefinedGuest,
+    unreachable: &mut Option<SecretError>,
+) -> PersistedState {
+    let reference = guest.reference();
+    let changed = match unreachable {
+        Some(error) => Err(PersistError::NotRedefined(reference.clone(), error.clone())),
+        None => persist_one(host, guest),
+    };
+    if let Err(PersistError::NotRedefined(_, error @ SecretError::Unreachable(_))) = &changed {
+        *unreachable = Some(error.clone());
     }
-    Ok((encrypted, unreadable))
+    PersistedState {
+        guest: reference,
+        running: guest.guest.running,
+        changed,
+    }
 }
 
 /// Whether a guest's TPM state survives, after a command that changed its key.
@@ -113,7 +126,7 @@ impl Survival {
     /// Of the guest that `text` names, whose XML gets `persistent_state='yes'` if that is wanted.
     pub(crate) fn of(host: &Host, text: &str, persist: bool) -> Result<Self, PersistError> {
         let changed = persist.then(|| persist_one(host, &host.guest_with_tpm(text)?));
-        let changed = changed.transpose()?.is_some_and(|done| done.changed);
+        let changed = changed.transpose()?.unwrap_or_default();
         let guest = host.named_guests(&[text.to_owned()]).ok();
         // What cannot be told is no reason to fail: the key is changed.
         let deleted = guest.and_then(|guest| DeletedStates::find(host, &guest).ok());
@@ -124,7 +137,8 @@ impl Survival {
     }
 }
 
-fn persist_one(host: &Host, guest: &DefinedGuest) -> Result<PersistedState, PersistError> {
+/// Returns whether its XML did not say so already.
+fn persist_one(host: &Host, guest: &DefinedGuest) -> Result<bool, PersistError> {
     let reference = guest.reference();
     if !guest.guest.persistent {
         return Err(PersistError::Transient(reference));
@@ -138,11 +152,7 @@ fn persist_one(host: &Host, guest: &DefinedGuest) -> Result<PersistedState, Pers
     let known = known.map_err(|error| PersistError::NotRedefined(reference.clone(), error))?;
     let read = known.and_then(|known| domain::read(known.xml.as_bytes()).ok());
     match read.and_then(|read| read.vtpm) {
-        Some(Vtpm::Emulator(vtpm)) if vtpm.persistent_state => Ok(PersistedState {
-            guest: reference,
-            changed,
-            running: guest.guest.running,
-        }),
+        Some(Vtpm::Emulator(vtpm)) if vtpm.persistent_state => Ok(changed),
         _ => Err(PersistError::NotReadBack(reference)),
     }
 }

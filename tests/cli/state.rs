@@ -126,6 +126,24 @@ fn a_copy_that_no_key_in_use_opens_is_not_for_the_next_start() {
 }
 
 #[test]
+fn a_copy_that_could_not_be_tried_says_why() {
+    let host = host_with_copies();
+    for key in fs::read_dir(host.path("state/keys")).unwrap() {
+        fs::remove_file(key.unwrap().path()).unwrap();
+    }
+    let listed = host.run(&["state", "list"]).succeeds();
+    assert!(listed.stdout.contains("not tried"), "{listed:?}");
+    let note = "a key could not be tried on 1 copy, because it does not open; for the reason: \
+                vtpm-guard state show DOMAIN";
+    assert!(listed.stderr.contains(note), "{listed:?}");
+    let shown = host.run(&["state", "show", VM1]).succeeds().stdout;
+    assert!(
+        shown.contains("opened by its key  not tried: this host does not hold key "),
+        "{shown}"
+    );
+}
+
+#[test]
 fn one_guests_copies_are_shown() {
     let host = host_with_copies();
     let shown = host.json(&["state", "show", VM1]);

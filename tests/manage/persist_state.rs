@@ -6,7 +6,9 @@ use crate::domain::Vtpm;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::libvirt::fake::{Call, Failure};
 use crate::manage::guests::{GuestError, GuestRef, ListedGuest};
-use crate::manage::persist_state::{DeletedStates, PersistError, Survival, encrypted, persist};
+use crate::manage::persist_state::{
+    DeletedStates, PersistError, PersistedState, Survival, persist,
+};
 use crate::manage::stopped_guest::StoppedError;
 
 fn is_set(fixture: &Fixture, name: &str) -> bool {
@@ -15,7 +17,8 @@ fn is_set(fixture: &Fixture, name: &str) -> bool {
 }
 
 fn named(fixture: &Fixture, name: &str) -> Result<bool, PersistError> {
-    persist(&fixture.host, Some(&[name.to_owned()])).map(|done| done.guests[0].changed)
+    let mut done = persist(&fixture.host, Some(&[name.to_owned()]))?;
+    done.remove(0).changed
 }
 
 fn deleted(fixture: &Fixture) -> DeletedStates {
@@ -27,7 +30,7 @@ fn deleted(fixture: &Fixture) -> DeletedStates {
 #[test]
 fn it_is_set_once_for_those_that_are_named_or_for_all_that_are_encrypted() {
     let fixture = Fixture::new();
-    assert!(persist(&fixture.host, None).unwrap().guests.is_empty());
+    assert!(persist(&fixture.host, None).unwrap().is_empty());
     fixture.define("vm1");
     fixture.define("vm2");
     fixture.define_with("plain", DomainUuid::random(), SecretUuid::random(), "");
@@ -36,9 +39,8 @@ fn it_is_set_once_for_those_that_are_named_or_for_all_that_are_encrypted() {
     assert!(!named(&fixture, "vm1").unwrap());
     let all = persist(&fixture.host, None).unwrap();
     let all: Vec<_> = all
-        .guests
-        .iter()
-        .map(|one| (one.guest.label(), one.changed, one.running))
+        .into_iter()
+        .map(|one| (one.guest.label(), one.changed.unwrap(), one.running))
         .collect();
     let row = |name: &str, changed, running| (name.to_owned(), changed, running);
     assert_eq!(all, [row("vm1", false, false), row("vm2", true, true)]);
@@ -47,24 +49,46 @@ fn it_is_set_once_for_those_that_are_named_or_for_all_that_are_encrypted() {
 }
 
 #[test]
-fn a_guest_whose_xml_cannot_be_read_is_not_passed_over_in_silence() {
+fn a_guest_for_which_it_cannot_be_set_is_reported_and_the_others_are_not_left_out() {
     let fixture = Fixture::new();
     for name in ["vm1", "vm2", "vm3"] {
         fixture.define(name);
     }
-    let mut guests = fixture.host.guests().unwrap();
-    guests[1].xml = "<domain><name>vm2</name>".into();
-    guests[2].persistent = false;
-    let (encrypted, unreadable) = encrypted(guests).unwrap();
-    let encrypted: Vec<_> = encrypted
-        .iter()
-        .map(|guest| guest.reference().label())
-        .collect();
-    let unreadable: Vec<_> = unreadable.iter().map(|(guest, _)| guest.label()).collect();
-    assert_eq!(
-        (encrypted, unreadable),
-        (vec!["vm1".to_owned()], vec!["vm2".to_owned()])
+    fixture.libvirt.guests.start("vm1");
+    fixture.libvirt.guests.spoil("vm2");
+    let all = || persist(&fixture.host, None).unwrap();
+    let results = |all: &[PersistedState]| {
+        let one = |one: &PersistedState| (one.guest.label(), one.changed.as_ref().ok().copied());
+        all.iter().map(one).collect::<Vec<_>>()
+    };
+    let row = |name: &str, changed| (name.to_owned(), changed);
+    let done = all();
+    let expected = [
+        row("vm1", Some(true)),
+        row("vm2", None),
+        row("vm3", Some(true)),
+    ];
+    assert_eq!(results(&done), expected);
+    let unreadable = done[1].changed.as_ref().unwrap_err();
+    assert!(
+        matches!(unreadable, PersistError::Guest(StoppedError::UnreadableXml(guest, _)) if guest.label() == "vm2"),
+        "{unreadable:?}"
     );
+    // libvirt refuses one: the next one is asked for all the same. One that does not answer is not waited for again.
+    for (failure, calls) in [(Failure::Refused, 2), (Failure::Unreachable, 1)] {
+        fixture.libvirt.fail_each(Call::PersistVtpmState, failure);
+        let before = fixture.libvirt.calls_of(Call::PersistVtpmState);
+        let done = all();
+        assert_eq!(
+            results(&done),
+            ["vm1", "vm2", "vm3"].map(|name| row(name, None))
+        );
+        assert_eq!(
+            fixture.libvirt.calls_of(Call::PersistVtpmState) - before,
+            calls
+        );
+        fixture.libvirt.recover();
+    }
 }
 
 #[test]

@@ -49,6 +49,22 @@ fn a_reset_lets_a_new_tpm_be_made_and_sets_copies_aside() {
 }
 
 #[test]
+fn why_a_copy_could_not_be_tried_is_in_the_answer() {
+    let fixture = Fixture::new();
+    guest_with_copy(&fixture);
+    let untried = || {
+        let shown = serde_json::to_value(show(&fixture.host, "vm1").unwrap()).unwrap();
+        let listed = serde_json::to_value(copies(&fixture)).unwrap();
+        assert_eq!(listed[0]["untried"], shown["copies"][0]["untried"]);
+        listed[0]["untried"].clone()
+    };
+    assert!(untried().is_null());
+    fixture.lose_key("a");
+    let why = untried();
+    assert!(why.as_str().unwrap().contains("does not hold key"), "{why}");
+}
+
+#[test]
 fn a_copy_of_a_tpm_of_another_version_is_not_restored_beside_the_guests_own() {
     let fixture = Fixture::new();
     let guest = guest_with_copy(&fixture);

@@ -57,6 +57,7 @@ impl From<StoppedError> for CommandError {
             StoppedError::Guest(error) => error.into(),
             StoppedError::UnreadableXml(guest, error) => {
                 Self::failed(format!("cannot read the XML of {}: {error}", guest.label()))
+                    .with_hint(format!("show it: {}", Command::VirshDumpxml(guest.arg)))
             }
             StoppedError::NoEmulatedTpm(guest) => {
                 Self::refused(format!("{} has no emulated TPM", guest.label())).with_hint(format!(

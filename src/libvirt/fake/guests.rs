@@ -36,6 +36,13 @@ impl GuestFiles {
         write(&self.definition(&read(xml).name), xml.as_bytes());
     }
 
+    /// From now on this program cannot read a guest's definition, which libvirt lists all the same.
+    pub(crate) fn spoil(&self, name: &str) {
+        let xml = fs::read_to_string(self.definition(name)).unwrap();
+        let xml = xml.trim_end().strip_suffix("</domain>").unwrap();
+        write(&self.definition(name), xml.as_bytes());
+    }
+
     /// Removes a guest's definition. One that runs is transient then.
     pub(crate) fn undefine(&self, name: &str) {
         fs::remove_file(self.definition(name)).unwrap();

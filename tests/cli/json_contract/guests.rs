@@ -103,6 +103,8 @@ pub(super) fn state_show(answers: &mut Answers) {
     answers.ask(&site, "a copy of after a run", "vm1");
     site.define("vm2", 2, true);
     answers.ask(&site, "a guest without one", "vm2");
+    std::fs::remove_dir_all(site.path("state/keys")).unwrap();
+    answers.ask(&site, "its key could not be tried", "vm1");
 }
 
 pub(super) fn state_restore(answers: &mut Answers) {
@@ -129,6 +131,10 @@ pub(super) fn state_persist(answers: &mut Answers) {
     site.start("vm3");
     answers.ask(&site, "it runs", "vm3");
     answers.ask(&site, "an unknown guest", "vm9");
+    site.define("vm4", 4, true);
+    site.spoil("vm4");
+    answers.ask(&site, "the XML of one cannot be read", "--all");
+    answers.ask(&site, "the XML of the one that is named", "vm4");
 }
 
 pub(super) fn state_drop(answers: &mut Answers) {

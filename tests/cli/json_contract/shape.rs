@@ -20,6 +20,7 @@ const FREE: &[&str] = &[
     "reason",
     "remedy",
     "trouble",
+    "untried",
     "what",
     "what_to_do",
     "why",

@@ -8,6 +8,7 @@ use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::cli::ui::table::table;
 use crate::manage::copies::JudgedCopy;
+use crate::messages::{Arg, Command, count};
 use crate::swtpm::StateFile;
 
 pub(super) fn run(context: &Context) -> Result<(), CommandError> {
@@ -39,6 +40,20 @@ impl Answer for Vec<JudgedCopy> {
             ]);
         }
         out.table(&lines)
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let untried = self.iter();
+        let untried = untried.filter(|judged| super::opened(judged) == super::NOT_TRIED);
+        let copies = untried.count();
+        let note = || {
+            let copies = count(copies, "copy");
+            let show = Command::StateShow(Arg::DOMAIN);
+            format!(
+                "a key could not be tried on {copies}, because it does not open; for the reason: {show}"
+            )
+        };
+        (copies > 0).then(note).into_iter().collect()
     }
 }
 

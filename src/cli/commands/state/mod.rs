@@ -27,7 +27,7 @@ pub(crate) fn run(context: &Context, verb: &args::State) -> Result<ExitCode, Com
         args::State::List { fleet: true } => list_fleet::run(context)?,
         args::State::List { fleet: false } => list::run(context)?,
         args::State::Show { domain } => show::run(context, domain)?,
-        args::State::Persist { which } => persist::run(context, which)?,
+        args::State::Persist { which } => return persist::run(context, which),
         args::State::Restore { domain, copy } => restore::run(context, domain, copy.as_deref())?,
         args::State::Drop {
             domain,
@@ -38,12 +38,15 @@ pub(crate) fn run(context: &Context, verb: &args::State) -> Result<ExitCode, Com
     Ok(ExitCode::SUCCESS)
 }
 
+/// Of a copy that one of the guest's keys might open: that key itself does not open.
+const NOT_TRIED: &str = "not tried";
+
 /// Whether the guest's key opens a copy.
 fn opened(judged: &JudgedCopy) -> &'static str {
     match (&judged.content, judged.opened, &judged.untried) {
         (StateFile::Encrypted(_), true, _) => "yes",
         (StateFile::Encrypted(_), false, None) => "no",
-        (StateFile::Encrypted(_), false, Some(_)) => "not tried",
+        (StateFile::Encrypted(_), false, Some(_)) => NOT_TRIED,
         (other, _, _) => other.word(),
     }
 }

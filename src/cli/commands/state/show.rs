@@ -7,7 +7,7 @@ use crate::cli::ui::answer::{Answer, time};
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::cli::ui::table::fields;
-use crate::manage::copies::ShownCopies;
+use crate::manage::copies::{JudgedCopy, ShownCopies};
 use crate::manage::restore_state::show;
 
 pub(super) fn run(context: &Context, guest: &str) -> Result<(), CommandError> {
@@ -33,7 +33,7 @@ impl Answer for ShownCopies {
                     if judged.outdated { "yes" } else { "no" }.to_owned(),
                 ),
                 ("size", judged.size.to_string()),
-                ("opened by its key", super::opened(judged).to_owned()),
+                ("opened by its key", opened(judged)),
                 ("place", judged.path.to_string_lossy().into_owned()),
                 (
                     "owner and mode",
@@ -48,5 +48,14 @@ impl Answer for ShownCopies {
 
     fn notes(&self) -> Vec<String> {
         self.unreadable.iter().map(ToString::to_string).collect()
+    }
+}
+
+/// Whether a key opens it; where one could not be tried, why.
+fn opened(judged: &JudgedCopy) -> String {
+    let opened = super::opened(judged);
+    match &judged.untried {
+        Some(why) if opened == super::NOT_TRIED => format!("{opened}: {why}"),
+        _ => opened.to_owned(),
     }
 }
