@@ -37,11 +37,11 @@ pub const MACHINE_ID: &str = "/etc/machine-id";
 /// The key with which systemd seals on this host (systemd-creds(1)).
 pub const HOST_KEY: &str = "/var/lib/systemd/credential.secret";
 
-/// The host's users (passwd(5)).
-pub const PASSWD: &str = "/etc/passwd";
+/// The host's users (passwd(5)), and where the system is an image (rpm-ostree), those of the image (nss-altfiles).
+pub const PASSWD: [&str; 2] = ["/etc/passwd", "/usr/lib/passwd"];
 
-/// The host's groups (group(5)).
-pub const GROUP: &str = "/etc/group";
+/// The host's groups (group(5)), and those of the image.
+pub const GROUP: [&str; 2] = ["/etc/group", "/usr/lib/group"];
 
 /// What the kernel says of processes (proc(5)).
 pub const PROC: &str = "/proc";
