@@ -61,6 +61,9 @@ pub const APPARMOR_FREE_TO_RUN: [&str; 3] = ["/usr/sbin/", "/usr/bin/", "/etc/li
 /// There while systemd is process 1 (`sd_booted(3)`).
 pub const SYSTEMD_RUNS: &str = "/run/systemd/system";
 
+/// There on NixOS, whose configuration makes what is in `/etc` and what libvirt runs.
+pub const NIXOS: &str = "/etc/NIXOS";
+
 /// Where systemd looks for the drop-ins of a unit (systemd.unit(5)).
 pub const UNIT_DIRS: [&str; 5] = [
     "/etc/systemd/system",

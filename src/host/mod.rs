@@ -21,3 +21,4 @@ pub mod text;
 pub mod timed;
 pub mod trusted;
 pub mod users;
+pub mod volatile;

@@ -138,6 +138,7 @@ commands! {
     PgrepSwtpm = "pgrep -a swtpm";
     Ps(pid: Pid) = "ps -fp {pid}";
     Remove(files: File) = "rm {files}";
+    ListTargets(files: File) = "ls -lL {files}";
     Restorecon(files: File) = "restorecon -v {files}";
     Semodule = "semodule -X 200 -i /usr/share/selinux/packages/vtpm_guard.pp && restorecon -R -i /usr/sbin/vtpm-guard /usr/sbin/vtpm-guard-hook /usr/libexec/vtpm-guard-libvirt /var/lib/vtpm-guard /run/vtpm-guard";
     Sqlite(store: File, statement: Word) = "sqlite3 {store} {statement}";

@@ -8,13 +8,14 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use base64ct::{Base64, Encoding};
-use nix::sys::statfs::{FsType, TMPFS_MAGIC, fstatfs};
+use nix::sys::statfs::fstatfs;
 use zeroize::Zeroizing;
 
 use crate::host::atomic;
 use crate::host::interrupted::read_dir;
 use crate::host::path_error::PathError;
 use crate::host::trusted::{self, Distrust};
+use crate::host::volatile::is_volatile;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::libvirt::secret::{SecretDefinition, staged_definition};
@@ -22,9 +23,6 @@ use crate::libvirt::secret::{SecretDefinition, staged_definition};
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests;
-
-/// `RAMFS_MAGIC` of linux/magic.h.
-const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
 
 /// The extensions of a secret's definition and of its value, as libvirt reads them
 /// (`virSecretLoadAllConfigs` and `virSecretLoadValue` in its `src/conf/virsecretobj.c`).
@@ -147,7 +145,7 @@ impl StagingDir {
         let path = &self.staged;
         let dir = trusted::make_dir(path, trusted::RUN_DIR)?;
         let file_system = fstatfs(&dir).map_err(|errno| PathError::new(&**path, errno))?;
-        if ![TMPFS_MAGIC, RAMFS_MAGIC].contains(&file_system.filesystem_type()) {
+        if !is_volatile(file_system.filesystem_type()) {
             return Err(StagingError::NotInMemory(path.clone()));
         }
         Ok(dir)

@@ -483,15 +483,16 @@ fn doctor_misses_the_drop_in_and_finds_keys_that_were_left() {
     assert!(found().stdout.contains("does not run \"vtpm-guard stage\""));
     let drop_in = "/run/systemd/system/libvirtd.service.d/50-vtpm-guard.conf";
     host.write(drop_in, DROP_IN);
-    // With that directory systemd seems to run, so that doctor asks it for the timer.
+    assert_eq!(found().stdout, "nothing found\n", "the timer is masked");
+    let timer = "/run/systemd/system/vtpm-guard-check.timer";
+    host.run(&["rm", timer]).ok();
     let answer = found();
     assert!(
         answer.stdout.contains("no nightly check runs"),
         "{answer:?}"
     );
-    let timer = "/run/systemd/system/vtpm-guard-check.timer";
     host.run(&["ln", "-s", "/dev/null", timer]).ok();
-    assert_eq!(found().stdout, "nothing found\n", "the timer is masked");
+    assert_eq!(found().stdout, "nothing found\n");
     host.forget_boot();
     host.guard(&["stage"]).ok();
     let answer = found();

@@ -211,15 +211,53 @@ fn keys_in_plaintext_full_disks_and_deaf_daemons_are_reported() {
     host.run(&["mount", "-t", "tmpfs", "-o", "size=1m", "none", place])
         .ok();
     let words = found(&host, &[], 1).join("\n");
-    assert!(
-        words.contains("/var/lib/libvirt/swtpm has 1024 KiB left"),
-        "{words}"
-    );
+    for found in ["has 1024 KiB left", "is on a file system in memory"] {
+        let named = format!("{place} {found}");
+        assert!(words.contains(&named), "{words}");
+    }
     assert!(words.contains("vm1 would not start: VG205 "), "{words}");
     host.run(&["umount", place]).ok();
 
     host.end(host.secrets_daemon(), "KILL");
     finds(&host, 1, "libvirt's secret driver does not answer");
+}
+
+/// Of a diskless host, or one whose disk is not mounted.
+#[test]
+#[ignore = "needs root and namespaces: ./dev e2e"]
+fn a_store_in_memory_is_reported_before_the_next_boot_loses_it() {
+    let host = Host::new();
+    let place = "/var/lib/vtpm-guard";
+    host.run(&["mount", "-t", "tmpfs", "-o", "mode=0700", "none", place])
+        .ok();
+    host.create_provider("nkp-a");
+    finds(
+        &host,
+        1,
+        "fault: /var/lib/vtpm-guard is on a file system in memory",
+    );
+    host.run(&["umount", place]).ok();
+    assert_eq!(found(&host, &[], 0), [] as [&str; 0]);
+}
+
+#[test]
+#[ignore = "needs root and namespaces: ./dev e2e"]
+fn without_systemd_what_does_not_run_is_said_once() {
+    let (host, guest) = in_order();
+    host.run(&["rm", "-r", "/run/systemd/system"]).ok();
+    finds(
+        &host,
+        0,
+        "note: systemd does not run on this host, and none of the guard's units does",
+    );
+    if !host.lacks_libvirtd() {
+        host.autostart(&guest);
+        finds(
+            &host,
+            0,
+            "nobody may stage the key of \"vm1\", which libvirtd autostarts",
+        );
+    }
 }
 
 #[test]

@@ -72,7 +72,8 @@ pub(crate) struct Host {
 impl Host {
     /// Brings a host up with the guard as its only hook.
     pub(crate) fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        // /tmp may be in memory, and doctor would say so of the guard's directory.
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
         let built = Path::new(env!("CARGO_BIN_EXE_vtpm-guard-hook")).parent();
         let programs = env::var_os(PROGRAMS).map(PathBuf::from);
         let programs = programs.unwrap_or_else(|| built.unwrap().to_owned());

@@ -125,6 +125,8 @@ pub(crate) enum CannotRun {
     ProgramGone,
     /// Nothing is there.
     Missing,
+    /// Nothing is there, and the host's configuration makes what is: NixOS removes any other link when libvirtd starts.
+    NotInConfiguration,
 }
 
 /// What is wrong with the host.
@@ -168,6 +170,14 @@ pub(crate) enum HostFinding {
     },
     /// This file system does not answer.
     DeadFileSystem(PathBuf),
+    /// This directory is on a file system in memory.
+    Volatile { path: PathBuf, what: Volatile },
+    /// systemd does not run, whose units do a part of the guard's work; and a guest with a key that libvirtd starts by
+    /// itself, if there is one.
+    NoSystemd {
+        daemons: Daemons,
+        autostarted: Option<String>,
+    },
     /// It has only so many KiB left.
     Full { path: PathBuf, free_kib: u64 },
     /// libvirt's directory of TPM states is a link.
@@ -190,10 +200,27 @@ pub(crate) enum HostFinding {
     KeyManager(KmsError),
     /// Provider keys need a key manager, and these units that ask it are not enabled.
     OpenNotEnabled(Vec<&'static str>),
-    /// This version of libvirt does not know `qemu.d`.
-    OldLibvirt(String),
-    /// The user that swtpm runs as can open the host's TPM.
-    SharedTpm { device: PathBuf, user: String },
+    /// This version of libvirt does not know `qemu.d`, this directory, and runs only this one hook.
+    OldLibvirt {
+        version: String,
+        directory: PathBuf,
+        only_hook: PathBuf,
+    },
+    /// The user that swtpm runs as, as this file says, can open the host's TPM.
+    SharedTpm {
+        device: PathBuf,
+        user: String,
+        qemu_conf: PathBuf,
+    },
+}
+
+/// What the next boot loses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Volatile {
+    /// The guard's own directory: provider keys, the store.
+    Keys,
+    /// The TPM states of guests.
+    States,
 }
 
 /// What a file that is not trusted is.

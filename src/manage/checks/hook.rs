@@ -12,7 +12,7 @@ use crate::store::{Access, EventFilter, EventQuery, Origin};
 
 pub(super) fn examine(host: &Host) -> Vec<Finding> {
     let link = &host.libvirt_dirs().present_hook();
-    if let Some(finding) = cannot_run(host, link) {
+    if let Some(finding) = cannot_run(host, link, Path::new(dirs::NIXOS)) {
         return vec![finding.into()];
     }
     [
@@ -25,7 +25,7 @@ pub(super) fn examine(host: &Host) -> Vec<Finding> {
     .collect()
 }
 
-fn cannot_run(host: &Host, link: &Path) -> Option<HookFinding> {
+fn cannot_run(host: &Host, link: &Path, nixos: &Path) -> Option<HookFinding> {
     let why = match fs::metadata(link) {
         Ok(file) if !file.is_file() => CannotRun::NotAFile,
         Ok(file) if file.permissions().mode() & 0o111 == 0 => CannotRun::NotExecutable,
@@ -34,6 +34,7 @@ fn cannot_run(host: &Host, link: &Path) -> Option<HookFinding> {
             return Some(HookFinding::NotForUsers { link });
         }
         Ok(_) => return None,
+        Err(_) if nixos.exists() => CannotRun::NotInConfiguration,
         Err(_) if fs::read_link(link).is_ok_and(|target| target == Path::new(dirs::HOOK)) => {
             CannotRun::ProgramGone
         }
@@ -94,6 +95,19 @@ fn is_kept_by_apparmor(enabled: &str, target: &Path) -> bool {
 mod tests {
     use super::*;
     use crate::manage::tests::fixture::Fixture;
+
+    #[test]
+    fn on_nixos_the_link_is_missing_in_the_hosts_configuration() {
+        let fixture = Fixture::new();
+        let (link, nixos) = (fixture.root().join("link"), fixture.root().join("NIXOS"));
+        let why = || match cannot_run(&fixture.host, &link, &nixos) {
+            Some(HookFinding::CannotRun { why, .. }) => why,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(why(), CannotRun::Missing);
+        fs::write(&nixos, "").unwrap();
+        assert_eq!(why(), CannotRun::NotInConfiguration);
+    }
 
     #[test]
     fn apparmor_lets_libvirtd_run_what_is_in_sbin() {

@@ -26,7 +26,7 @@ pub(super) fn examine(host: &Host) -> Vec<Finding> {
     }
     let dirs = host.libvirt_dirs();
     let users = swtpm_users(&dirs.qemu_conf(), &dirs.tpm_states());
-    let device = shared_device(Path::new(DEVICES), &users);
+    let device = shared_device(Path::new(DEVICES), &users, &dirs.qemu_conf());
     let sealed = sealed.into_iter().map(KeyFinding::SealedToTpm);
     sealed
         .map(Finding::from)
@@ -87,14 +87,18 @@ fn swtpm_users(qemu_conf: &Path, states: &Path) -> Vec<User> {
 }
 
 /// A device of the TPM that one of these users may open.
-fn shared_device(dev: &Path, users: &[User]) -> Option<HostFinding> {
+fn shared_device(dev: &Path, users: &[User], qemu_conf: &Path) -> Option<HostFinding> {
     let open_to = |device: &PathBuf| {
         let metadata = fs::metadata(device).ok()?;
         users.iter().find(|user| may_open(&metadata, user))
     };
     devices(dev).into_iter().find_map(|device| {
         let user = open_to(&device)?.name.clone();
-        Some(HostFinding::SharedTpm { device, user })
+        Some(HostFinding::SharedTpm {
+            device,
+            user,
+            qemu_conf: qemu_conf.to_owned(),
+        })
     })
 }
 
@@ -182,7 +186,7 @@ mod tests {
             (&[], false),
         ] {
             let dev = dev(nodes);
-            let found = shared_device(dev.path(), std::slice::from_ref(&nobody));
+            let found = shared_device(dev.path(), std::slice::from_ref(&nobody), Path::new("/x"));
             let named =
                 matches!(&found, Some(HostFinding::SharedTpm { user, .. }) if user == "nobody");
             assert_eq!(named, reported, "{nodes:?}: {found:?}");

@@ -20,12 +20,13 @@ mod slots;
 mod staged;
 mod starts;
 mod store;
+mod systemd;
 mod travelling;
 mod trust;
 mod unsealing;
 
 pub(crate) use finding::{
-    CannotRun, Denied, Distrusted, Finding, HookFinding, HostFinding, KeyFinding,
+    CannotRun, Denied, Distrusted, Finding, HookFinding, HostFinding, KeyFinding, Volatile,
 };
 pub(crate) use recovery::RecoveryFiles;
 
@@ -52,6 +53,7 @@ pub(crate) fn examine(host: &Host, recovery: &RecoveryFiles<'_>) -> Vec<Finding>
     found.extend(selinux::examine(host));
     found.extend(other_hooks::examine(&host.libvirt_dirs()));
     found.extend(libvirt_dirs::examine(host, defined));
+    found.extend(systemd::examine(host));
     found.extend(staged::examine(host));
     found.extend(trust::examine(host));
     found.extend(store::examine(host));

@@ -3,15 +3,14 @@
 
 use std::path::Path;
 
-use super::{Finding, HostFinding, providers};
-use crate::host::dirs::SYSTEMD_RUNS;
+use super::{Finding, HostFinding, providers, systemd};
 use crate::host::process;
 use crate::manage::host::{Host, default_deadline};
 
 /// The timer of `vtpm-guard check --all`.
 const TIMER: &str = "vtpm-guard-check.timer";
 
-/// Nothing can be said without systemd, and nothing is to be checked before there is a provider.
+/// Without systemd there is no timer to ask for, and nothing is to be checked before there is a provider.
 pub(super) fn examine(host: &Host) -> Vec<Finding> {
     let is_missing = !providers(host).is_empty() && not_settled([TIMER]).is_some();
     let found = is_missing.then_some(HostFinding::NoNightlyCheck.into());
@@ -35,8 +34,7 @@ fn is_settled(systemctl: &Path, timer: &str) -> Option<bool> {
 pub(super) fn not_settled(
     units: impl IntoIterator<Item = &'static str>,
 ) -> Option<Vec<&'static str>> {
-    let has_systemd = Path::new(SYSTEMD_RUNS).exists();
-    has_systemd
+    systemd::runs()
         .then(|| not_settled_by(Path::new("systemctl"), units))
         .flatten()
 }

@@ -4,12 +4,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::sys::statfs::statfs;
 use nix::sys::statvfs::statvfs;
 
 use super::finding::unreadable;
-use super::{Finding, HostFinding};
+use super::{Finding, HostFinding, Volatile};
 use crate::host::bounded::{Unanswered, bounded};
+use crate::host::dirs::LibvirtDirs;
 use crate::host::process;
+use crate::host::volatile::is_volatile;
 use crate::manage::host::{Host, default_deadline};
 
 /// Below this, in bytes, a disk counts as full.
@@ -22,8 +25,10 @@ pub(super) fn examine(host: &Host) -> Vec<Finding> {
     let states = host.libvirt_dirs().tpm_states();
     let places: [&Path; 2] = [host.state_dir(), &states];
     let mut found: Vec<_> = places.into_iter().filter_map(room).collect();
-    let others = linked_states(host, &states)
+    let others = volatile(host.state_dir(), Volatile::Keys)
         .into_iter()
+        .chain(volatile(&states, Volatile::States))
+        .chain(linked_states(host, &states))
         .chain(old_libvirt(host));
     found.extend(others.map(Finding::from));
     found
@@ -48,6 +53,14 @@ fn full(path: PathBuf, (blocks, size): (u64, u64)) -> Option<HostFinding> {
     (free < SCARCE).then_some(HostFinding::Full { path, free_kib })
 }
 
+/// Whether what is there is lost at the next boot. One that cannot be looked at is reported by [`room`].
+fn volatile(place: &Path, what: Volatile) -> Option<HostFinding> {
+    let asked = place.to_owned();
+    let found = bounded(place, move || statfs(&asked)).ok()?.ok()?;
+    let path = place.to_owned();
+    is_volatile(found.filesystem_type()).then_some(HostFinding::Volatile { path, what })
+}
+
 /// TPM states on another file system, by a link in the place of libvirt's directory.
 fn linked_states(host: &Host, states: &Path) -> Option<HostFinding> {
     let target = fs::read_link(states).ok()?;
@@ -60,11 +73,18 @@ fn linked_states(host: &Host, states: &Path) -> Option<HostFinding> {
 }
 
 fn old_libvirt(host: &Host) -> Option<HostFinding> {
-    old(version_of(host.daemons().of_guests())?)
+    old(
+        version_of(host.daemons().of_guests())?,
+        &host.libvirt_dirs(),
+    )
 }
 
-fn old(version: Version) -> Option<HostFinding> {
-    (version < OLDEST_LIBVIRT).then(|| HostFinding::OldLibvirt(version.to_string()))
+fn old(version: Version, dirs: &LibvirtDirs) -> Option<HostFinding> {
+    (version < OLDEST_LIBVIRT).then(|| HostFinding::OldLibvirt {
+        version: version.to_string(),
+        directory: dirs.hooks(),
+        only_hook: dirs.only_hook(),
+    })
 }
 
 /// The first two numbers of a version.
@@ -126,10 +146,18 @@ mod tests {
         );
         let version = version_of(daemon.to_str().unwrap());
         assert_eq!(version, Some(Version(6, 4)));
+        let dirs = LibvirtDirs {
+            config: "/var/lib/libvirt".into(),
+            ..LibvirtDirs::default()
+        };
+        let found = old(Version(6, 4), &dirs);
         assert!(
-            matches!(old(Version(6, 4)), Some(HostFinding::OldLibvirt(found)) if found == "6.4")
+            matches!(found, Some(HostFinding::OldLibvirt { version, directory, only_hook })
+                if version == "6.4"
+                    && directory == Path::new("/var/lib/libvirt/hooks/qemu.d")
+                    && only_hook == Path::new("/var/lib/libvirt/hooks/qemu"))
         );
-        assert!(old(Version(6, 5)).is_none() && old(Version(9, 0)).is_none());
+        assert!(old(Version(6, 5), &dirs).is_none() && old(Version(9, 0), &dirs).is_none());
     }
 
     #[test]
@@ -139,6 +167,16 @@ mod tests {
         fs::write(&file, "").unwrap();
         assert!(room(&dir.path().join("missing")).is_none());
         assert!(room(&file.join("below")).is_some());
+    }
+
+    #[test]
+    fn what_is_in_memory_alone_is_reported() {
+        let what = Volatile::Keys;
+        let memory = Path::new("/dev/shm");
+        let found = volatile(memory, what);
+        assert!(matches!(found, Some(HostFinding::Volatile { path, .. }) if path == memory));
+        assert!(volatile(Path::new("/proc"), what).is_none());
+        assert!(volatile(Path::new("/nowhere"), what).is_none());
     }
 
     #[test]

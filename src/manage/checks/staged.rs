@@ -1,7 +1,7 @@
 //! Guests that start with the daemon: are their keys staged before it starts, and removed after?
 
 use super::drop_in::{self, Lacking};
-use super::{Finding, HookFinding};
+use super::{Finding, HookFinding, systemd};
 use crate::libvirt::Daemons;
 use crate::manage::host::Host;
 use crate::staging::{Definition, DefinitionFiles};
@@ -14,11 +14,14 @@ pub(super) fn examine(host: &Host) -> Vec<Finding> {
 }
 
 fn lacking(host: &Host) -> Option<HookFinding> {
-    drop_in::lacking().and_then(|lacking| lacking_on(host, lacking))
+    // Nobody else reads drop-ins: `systemd` reports that there is none.
+    let lacking = drop_in::lacking().filter(|_| systemd::runs());
+    lacking.and_then(|lacking| lacking_on(host, lacking))
 }
 
-/// The modular daemons need no keys beforehand.
-fn lacking_on(host: &Host, lacking: Lacking) -> Option<HookFinding> {
+/// A guest with an encrypted vTPM that a monolithic libvirtd starts by itself. The modular daemons need no keys
+/// beforehand.
+pub(super) fn autostarted(host: &Host) -> Option<String> {
     if host.daemons() == Daemons::Modular {
         return None;
     }
@@ -28,7 +31,11 @@ fn lacking_on(host: &Host, lacking: Lacking) -> Option<HookFinding> {
         let domain = guest.domain.as_ref();
         domain.is_ok_and(|domain| domain.encrypted_vtpm().is_some())
     };
-    let guest = starting.into_iter().find(is_encrypted)?.name;
+    Some(starting.into_iter().find(is_encrypted)?.name)
+}
+
+fn lacking_on(host: &Host, lacking: Lacking) -> Option<HookFinding> {
+    let guest = autostarted(host)?;
     Some(match lacking {
         Lacking::Stage => HookFinding::NobodyStages { guest },
         Lacking::UnstageAfterFailure => HookFinding::NobodyUnstages,

@@ -116,6 +116,12 @@ fn cannot_run(link: &Path, why: CannotRun, daemons: Daemons) -> Described {
             "is a link to a program that is not there",
             REINSTALL.to_owned(),
         ),
+        CannotRun::NotInConfiguration => (
+            "does not exist",
+            "name the hook in the host's configuration: virtualisation.libvirtd.hooks.qemu.\"50-vtpm-guard\", \
+             and: nixos-rebuild switch"
+                .to_owned(),
+        ),
         CannotRun::Missing => {
             let directory = Arg::file(link.parent().unwrap_or(link));
             (
@@ -165,8 +171,16 @@ fn beside(finding: &HookFinding) -> Described {
             others(before, after),
             "each of them can refuse or delay a start; at a restore and an incoming migration the \
              guard reads the domain XML as changed by the one before it",
-            "if a start fails without a code of the guard's, look at them: ls -lL \
-             /etc/libvirt/hooks/qemu /etc/libvirt/hooks/qemu.d",
+            format!(
+                "if a start fails without a code of the guard's, look at them: {}",
+                Command::ListTargets(
+                    before
+                        .iter()
+                        .chain(after)
+                        .map(|path| Arg::file(path))
+                        .collect()
+                )
+            ),
         ),
         _ => unreachable!("only what runs beside the guard comes here"),
     }
@@ -282,6 +296,12 @@ mod tests {
             (
                 CannotRun::Missing,
                 format!("mkdir -p /etc/libvirt/hooks/qemu.d && {make}"),
+            ),
+            (
+                CannotRun::NotInConfiguration,
+                "name the hook in the host's configuration: virtualisation.libvirtd.hooks.qemu.\"50-vtpm-guard\", and: \
+                 nixos-rebuild switch"
+                    .to_owned(),
             ),
         ] {
             let described = cannot_run(link, why, Daemons::Monolithic);

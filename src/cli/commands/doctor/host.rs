@@ -7,9 +7,10 @@ use crate::cli::ui::answer::time;
 use crate::cli::ui::host_errors::REINSTALL;
 use crate::host::dirs::FLEET_UNIT;
 use crate::host::trusted::{Distrust, Reason};
+use crate::libvirt::Daemons;
 use crate::libvirt::secret::SecretError;
 use crate::log::LogError;
-use crate::manage::checks::{Distrusted, HostFinding};
+use crate::manage::checks::{Distrusted, HostFinding, Volatile};
 use crate::messages::{Arg, Command, one_line, quoted};
 
 pub(super) fn describe(finding: &HostFinding) -> Described {
@@ -56,7 +57,41 @@ pub(super) fn describe(finding: &HostFinding) -> Described {
             )
         }
         HostFinding::Untrusted { path, reason, what } => untrusted(path, *reason, *what),
-        HostFinding::SharedTpm { device, user } => shared_tpm(device, user),
+        HostFinding::SharedTpm {
+            device,
+            user,
+            qemu_conf,
+        } => shared_tpm(device, user, qemu_conf),
+        HostFinding::NotInFleet | HostFinding::NoExchange { .. } | HostFinding::FleetNotEnabled => {
+            fleet(finding)
+        }
+        HostFinding::KeyManager(error) => Described::warning(
+            error.to_string(),
+            "guests start all the same while this host holds their provider keys; new keys and slots wait",
+            "see docs/kms.md",
+        ),
+        HostFinding::SyncNotEnabled(_)
+        | HostFinding::OpenNotEnabled(_)
+        | HostFinding::NoNightlyCheck => units(finding),
+        HostFinding::NoSystemd {
+            daemons,
+            autostarted,
+        } => no_systemd(*daemons, autostarted.as_deref()),
+        HostFinding::Volatile { .. }
+        | HostFinding::DeadFileSystem(_)
+        | HostFinding::Full { .. }
+        | HostFinding::LinkedStates { .. } => disk(finding),
+        HostFinding::OldLibvirt {
+            version,
+            directory,
+            only_hook,
+        } => old_libvirt(version, directory, only_hook),
+    }
+}
+
+/// Units that the administrator has not enabled.
+fn units(finding: &HostFinding) -> Described {
+    match finding {
         HostFinding::SyncNotEnabled(units) => {
             let enable = units.iter().copied().map(Arg::from);
             let enable = enable.map(|unit| Command::SystemctlEnableNow(unit).to_string());
@@ -70,14 +105,6 @@ pub(super) fn describe(finding: &HostFinding) -> Described {
                 enable.collect::<Vec<_>>().join(" && "),
             )
         }
-        HostFinding::NotInFleet | HostFinding::NoExchange { .. } | HostFinding::FleetNotEnabled => {
-            fleet(finding)
-        }
-        HostFinding::KeyManager(error) => Described::warning(
-            error.to_string(),
-            "guests start all the same while this host holds their provider keys; new keys and slots wait",
-            "see docs/kms.md",
-        ),
         HostFinding::OpenNotEnabled(units) => {
             let enable = units.iter().copied().map(Arg::from);
             let enable = enable.map(|unit| Command::SystemctlEnableNow(unit).to_string());
@@ -102,20 +129,74 @@ pub(super) fn describe(finding: &HostFinding) -> Described {
                 Command::SystemctlMask("vtpm-guard-check.timer".into())
             ),
         ),
-        HostFinding::DeadFileSystem(_)
-        | HostFinding::Full { .. }
-        | HostFinding::LinkedStates { .. } => disk(finding),
-        HostFinding::OldLibvirt(version) => old_libvirt(version),
+        _ => unreachable!("only findings about units come here"),
     }
 }
 
-fn old_libvirt(version: &str) -> Described {
+/// What does the work of the units instead is not known here: only a guest that nobody may stage a key for is a warning.
+fn no_systemd(daemons: Daemons, autostarted: Option<&str>) -> Described {
+    let nightly = format!("have cron run {} each night", Command::CheckAll);
+    let what = "systemd does not run on this host, and none of the guard's units does";
+    let work = "; for a fleet and key managers, what its units run: see docs/install.md";
+    let stages = format!(
+        "have the script that starts {} run {} before and {} --wait after, in the background; {nightly}{work}",
+        daemons.of_guests(),
+        Command::Stage,
+        Command::Unstage
+    );
+    match (autostarted, daemons) {
+        (Some(guest), _) => Described::warning(
+            format!(
+                "{what}: nobody may stage the key of {}, which libvirtd autostarts",
+                quoted(guest)
+            ),
+            "a monolithic libvirtd accepts no key while it starts its guests: they would be refused (VG302); and no \
+             nightly check runs",
+            stages,
+        ),
+        (None, Daemons::Monolithic) => Described::note(
+            what,
+            "no nightly check runs, and guests that are to autostart with libvirtd would be refused (VG302)",
+            stages,
+        ),
+        (None, Daemons::Modular) => {
+            Described::note(what, "no nightly check runs", format!("{nightly}{work}"))
+        }
+    }
+}
+
+fn volatile(path: &Path, what: Volatile) -> Described {
+    let mount = format!(
+        "have a disk mounted there before the next boot; for details: {}",
+        Command::Findmnt(Arg::file(path))
+    );
+    let where_it_is = format!("{} is on a file system in memory", path.display());
+    match what {
+        Volatile::Keys => Described::error(
+            where_it_is,
+            "the next boot loses the store and every provider key, and with them every TPM that depends on them, \
+             except for what recovery files and backups have",
+            format!(
+                "{mount}; until then export every provider: {}; and back up the store: {}",
+                Command::ProviderExport(Arg::NAME),
+                Command::StoreBackup(Arg::FILE)
+            ),
+        ),
+        Volatile::States => Described::error(
+            where_it_is,
+            "the next boot loses every guest's TPM, and their starts are refused (VG205)",
+            mount,
+        ),
+    }
+}
+
+fn old_libvirt(version: &str, directory: &Path, only_hook: &Path) -> Described {
     Described::error(
-        format!("libvirt {version} does not know /etc/libvirt/hooks/qemu.d"),
+        format!("libvirt {version} does not know {}", directory.display()),
         "libvirt never runs the hook",
         format!(
             "link it as the only hook of this host: {}",
-            Command::LinkHook(Arg::file(Path::new("/etc/libvirt/hooks/qemu")))
+            Command::LinkHook(Arg::file(only_hook))
         ),
     )
 }
@@ -237,7 +318,7 @@ fn daemon(finding: &HostFinding) -> Described {
     }
 }
 
-fn shared_tpm(device: &Path, user: &str) -> Described {
+fn shared_tpm(device: &Path, user: &str, qemu_conf: &Path) -> Described {
     Described::warning(
         format!(
             "{} can be opened by user {}, which swtpm runs as",
@@ -248,9 +329,10 @@ fn shared_tpm(device: &Path, user: &str) -> Described {
              every key that is sealed to it except for its recovery file, or keep it busy and \
              delay every start",
         format!(
-            "run swtpm as a user of its own (swtpm_user in /etc/libvirt/qemu.conf), or give \
+            "run swtpm as a user of its own (swtpm_user in {}), or give \
                  the device another owner by a udev rule; set a lockout authorization ({}); and \
                  export every provider: {}",
+            qemu_conf.display(),
             Command::TpmSetLockoutAuth,
             Command::ProviderExport(Arg::NAME)
         ),
@@ -259,6 +341,7 @@ fn shared_tpm(device: &Path, user: &str) -> Described {
 
 fn disk(finding: &HostFinding) -> Described {
     match finding {
+        HostFinding::Volatile { path, what } => volatile(path, *what),
         HostFinding::DeadFileSystem(path) => Described::error(
             format!("the file system of {} does not answer", path.display()),
             "no guest whose TPM state is there can start, and none can be examined",
@@ -317,6 +400,7 @@ fn untrusted(path: &Path, reason: Reason, what: Distrusted) -> Described {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::commands::doctor::Severity;
     use crate::clock::Timestamp;
 
     /// The fix of a fleet without exchanges, where the unit is enabled or not.
@@ -332,5 +416,62 @@ mod tests {
             "vtpm-guard fleet status; if the shared store answers: systemctl restart vtpm-guard-fleet.service"
         );
         assert_eq!(fix(true), "systemctl enable --now vtpm-guard-fleet.service");
+    }
+
+    #[test]
+    fn hints_name_libvirts_files_where_the_configuration_says_they_are() {
+        let old = describe(&HostFinding::OldLibvirt {
+            version: "6.4".to_owned(),
+            directory: "/var/lib/libvirt/hooks/qemu.d".into(),
+            only_hook: "/var/lib/libvirt/hooks/qemu".into(),
+        });
+        assert!(
+            old.what.ends_with(" /var/lib/libvirt/hooks/qemu.d"),
+            "{}",
+            old.what
+        );
+        assert!(
+            old.command.ends_with(" /var/lib/libvirt/hooks/qemu"),
+            "{}",
+            old.command
+        );
+        let shared = describe(&HostFinding::SharedTpm {
+            device: "/dev/tpm0".into(),
+            user: "tss".to_owned(),
+            qemu_conf: "/var/lib/libvirt/qemu.conf".into(),
+        });
+        let names = "swtpm_user in /var/lib/libvirt/qemu.conf";
+        assert!(shared.command.contains(names), "{}", shared.command);
+    }
+
+    #[test]
+    fn without_systemd_the_hint_says_what_the_daemons_of_this_host_need() {
+        let hint = |daemons, guest| {
+            let found = HostFinding::NoSystemd {
+                daemons,
+                autostarted: guest,
+            };
+            let Described {
+                severity, command, ..
+            } = describe(&found);
+            (severity, command)
+        };
+        let stages = "have the script that starts libvirtd run vtpm-guard stage before and vtpm-guard unstage --wait after";
+        let (severity, command) = hint(Daemons::Monolithic, Some("vm1".to_owned()));
+        assert!(
+            severity == Severity::Warning && command.starts_with(stages),
+            "{command}"
+        );
+        let (severity, command) = hint(Daemons::Monolithic, None);
+        assert!(
+            severity == Severity::Note && command.starts_with(stages),
+            "{command}"
+        );
+        let (severity, command) = hint(Daemons::Modular, None);
+        let nightly = "have cron run vtpm-guard check --all each night; ";
+        assert!(
+            severity == Severity::Note && command.starts_with(nightly),
+            "{command}"
+        );
     }
 }
