@@ -174,7 +174,10 @@ impl Host {
             let judged = found.into_iter().map(|found| {
                 let (outdated, content) = (found.copy.is_followed, found.copy.state());
                 let (copy, opened) = (found.copy, found.is_opened);
-                let judged = JudgedCopy::new(guest, copy, content, opened, outdated, true);
+                let judged = JudgedCopy {
+                    untried: found.untried.as_ref().map(not_opened),
+                    ..JudgedCopy::new(guest, copy, content, opened, outdated, true)
+                };
                 (found.id, judged)
             });
             judged.collect()

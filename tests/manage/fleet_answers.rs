@@ -283,6 +283,29 @@ fn the_states_of_each_guest_are_asked_for() {
 }
 
 #[test]
+fn why_a_key_could_not_be_tried_on_a_state_of_the_fleet_is_said() {
+    let moved = moved();
+    let (member, guest, second) = (moved.member(), &moved.guest, &moved.second);
+    let keys = member.keys(guest);
+    moved.first.encrypt_state(guest, &Dek::generate().unwrap());
+    let store = FleetStore::with(&keys, &[member.state(guest, now())]);
+    store.configure(second, "");
+    second.add_key(guest, "b", &Dek::generate().unwrap());
+    let untried = || {
+        let found = second.host.copies_in_fleet(guest.uuid).unwrap().unwrap();
+        let [(_, copy)] = &found[..] else {
+            panic!("{} copies", found.len());
+        };
+        assert!(!copy.opened);
+        copy.untried.clone()
+    };
+    assert_eq!(untried(), None);
+    second.lose_key("b");
+    let why = untried().unwrap();
+    assert!(why.contains("does not hold key"), "{why}");
+}
+
+#[test]
 fn a_person_restores_also_a_state_that_no_start_is_given() {
     let moved = without_state();
     let (member, guest, second) = (moved.member(), &moved.guest, &moved.second);

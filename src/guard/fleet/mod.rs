@@ -24,7 +24,7 @@ use crate::ids::DomainUuid;
 use crate::store::{Access, Store};
 use crate::swtpm::{StateFile, StatePath, future_owner, read_state};
 use crate::tpm_copies::{SavedCopy, sort_latest_first};
-use crate::verdict::facts::{FleetQuestion, RunsOn, TpmState, Trial};
+use crate::verdict::facts::{FleetQuestion, NotOpened, RunsOn, TpmState, Trial};
 use believe::{Believed, DatedState};
 
 impl Gathered {
@@ -168,6 +168,8 @@ pub struct FleetCopy {
     pub copy: SavedCopy,
     /// Whether a key of the guest opens it.
     pub is_opened: bool,
+    /// Where none does: why one could not be tried.
+    pub untried: Option<NotOpened>,
 }
 
 /// Asks the shared store for the TPM states of a guest, for a person who chooses one. The error says why it
@@ -203,11 +205,14 @@ pub fn states_in_fleet(
     let copies = gathered.copies_of_fleet(guard, domain, vtpm, &believed, states);
     let copies = copies.into_iter().map(|(copy, state)| {
         let against = (domain.uuid, &state, deadline);
-        let (_, is_opened) = try_against(&mut gathered.keys, &references, &travelling, against);
+        let (trials, is_opened) =
+            try_against(&mut gathered.keys, &references, &travelling, against);
+        let untried = trials.values().find_map(Trial::untried);
         FleetCopy {
             id: copy.id_in_fleet(domain.uuid),
             copy,
             is_opened,
+            untried: untried.filter(|_| !is_opened).cloned(),
         }
     });
     Ok(copies.collect())
