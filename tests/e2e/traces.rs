@@ -1,7 +1,7 @@
 //! Whether bytes can be found, in any form in which a program could have written them: in files, in what was said, in the
 //! arguments and the environment of every process.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::Write;
 use std::fs;
 use std::io::ErrorKind;
@@ -119,7 +119,16 @@ impl Secrets {
 /// Looks at the arguments and the environment of all processes again and again.
 pub(crate) struct Processes {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<HashSet<Vec<u8>>>,
+    thread: JoinHandle<Seen>,
+}
+
+/// What was seen of processes.
+#[derive(Default)]
+pub(crate) struct Seen {
+    /// Command lines and environments.
+    pub(crate) texts: HashSet<Vec<u8>>,
+    /// The names of the programs that processes ran while both were read, with the ids of these processes.
+    pub(crate) programs: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Processes {
@@ -127,7 +136,7 @@ impl Processes {
         let stop = Arc::new(AtomicBool::new(false));
         let until = Arc::clone(&stop);
         let thread = thread::spawn(move || {
-            let mut seen = HashSet::new();
+            let mut seen = Seen::default();
             while !until.load(SeqCst) {
                 look(&mut seen);
             }
@@ -136,21 +145,34 @@ impl Processes {
         Self { stop, thread }
     }
 
-    /// What was seen: command lines and environments.
-    pub(crate) fn end(self) -> HashSet<Vec<u8>> {
+    pub(crate) fn end(self) -> Seen {
         self.stop.store(true, SeqCst);
         self.thread.join().unwrap()
     }
 }
 
-fn look(seen: &mut HashSet<Vec<u8>>) {
+fn look(seen: &mut Seen) {
     for process in fs::read_dir("/proc").unwrap().flatten() {
         if process.file_name().as_encoded_bytes()[0].is_ascii_digit() {
-            // It may have ended meanwhile.
-            seen.extend(
-                ["cmdline", "environ"]
-                    .map(|file| fs::read(process.path().join(file)).unwrap_or_default()),
-            );
+            look_at(&process.path(), seen);
         }
     }
+}
+
+fn look_at(process: &Path, seen: &mut Seen) {
+    // It is another program's until exec has put the new one in its place.
+    let program = || {
+        let path = fs::read_link(process.join("exe")).ok()?;
+        Some(path.file_name()?.to_string_lossy().into_owned())
+    };
+    let before = program();
+    // It may have ended meanwhile.
+    let texts = ["cmdline", "environ"].map(|file| fs::read(process.join(file)).ok());
+    let is_whole = texts.iter().all(Option::is_some) && texts[0] != Some(Vec::new());
+    if let Some(program) = before.filter(|before| is_whole && program().as_ref() == Some(before)) {
+        let pid = process.file_name().unwrap_or_default();
+        let pids = seen.programs.entry(program).or_default();
+        pids.insert(pid.to_string_lossy().into_owned());
+    }
+    seen.texts.extend(texts.into_iter().flatten());
 }
