@@ -172,6 +172,33 @@ pub fn secret_value(secret: &Secret) -> Result<Option<Zeroizing<Vec<u8>>>, Error
     Ok(Some(copy))
 }
 
+/// The calls that make a process whatever their arguments are.
+#[cfg(all(feature = "internals", target_arch = "x86_64"))]
+const FORKS: &[i64] = &[nix::libc::SYS_fork, nix::libc::SYS_vfork];
+#[cfg(all(feature = "internals", not(target_arch = "x86_64")))]
+const FORKS: &[i64] = &[];
+
+/// Makes a system call whose arguments are all wrong, for tests of what a program may no longer call. A process that it
+/// makes all the same ends at once.
+#[cfg(feature = "internals")]
+#[expect(unsafe_code, reason = "no crate has wrappers of all calls")]
+pub fn try_call(number: i64) -> io::Result<()> {
+    const WRONG: i64 = -1;
+    // SAFETY: no call finds memory at these addresses, nor takes these numbers. What fork(2) and vfork(2) make, which take
+    // none, does nothing but end.
+    let answer = unsafe {
+        let answer = nix::libc::syscall(number, WRONG, WRONG, WRONG, WRONG, WRONG, WRONG);
+        if answer == 0 && FORKS.contains(&number) {
+            nix::libc::_exit(0);
+        }
+        answer
+    };
+    if answer == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// The keyring of this process (keyrings(7)), which ends with it.
 pub const PROCESS_KEYRING: i32 = nix::libc::KEY_SPEC_PROCESS_KEYRING;
 

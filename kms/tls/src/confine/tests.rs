@@ -105,6 +105,45 @@ fn without(calls: &[i64]) {
     seccompiler::apply_filter(&filter).unwrap();
 }
 
+/// What the page names: other programs and processes, their memory, root's keyrings, namespaces, `io_uring`, `bpf`. Written
+/// out again, so that none is lost from the list of the program.
+const MUST_BE_DENIED: &[(&str, i64)] = &[
+    ("add_key", libc::SYS_add_key),
+    ("bpf", libc::SYS_bpf),
+    ("clone3", libc::SYS_clone3),
+    ("execve", libc::SYS_execve),
+    ("execveat", libc::SYS_execveat),
+    #[cfg(target_arch = "x86_64")]
+    ("fork", libc::SYS_fork),
+    ("io_uring_setup", libc::SYS_io_uring_setup),
+    ("keyctl", libc::SYS_keyctl),
+    ("kill", libc::SYS_kill),
+    ("perf_event_open", libc::SYS_perf_event_open),
+    ("pidfd_getfd", libc::SYS_pidfd_getfd),
+    ("pidfd_send_signal", libc::SYS_pidfd_send_signal),
+    ("process_vm_readv", libc::SYS_process_vm_readv),
+    ("process_vm_writev", libc::SYS_process_vm_writev),
+    ("ptrace", libc::SYS_ptrace),
+    ("request_key", libc::SYS_request_key),
+    ("rt_sigqueueinfo", libc::SYS_rt_sigqueueinfo),
+    ("rt_tgsigqueueinfo", libc::SYS_rt_tgsigqueueinfo),
+    ("setns", libc::SYS_setns),
+    ("tgkill", libc::SYS_tgkill),
+    ("tkill", libc::SYS_tkill),
+    ("unshare", libc::SYS_unshare),
+    ("userfaultfd", libc::SYS_userfaultfd),
+    #[cfg(target_arch = "x86_64")]
+    ("vfork", libc::SYS_vfork),
+];
+
+/// More than [`MAX_MEMORY`] in one piece, and than what has been allocated already with it.
+fn gets_too_much_memory() -> bool {
+    [MAX_MEMORY, MAX_MEMORY - (1 << 20)].iter().any(|length| {
+        let length = usize::try_from(*length).unwrap();
+        Vec::<u8>::new().try_reserve_exact(length).is_ok()
+    })
+}
+
 const NO_LANDLOCK: [i64; 3] = [
     libc::SYS_landlock_create_ruleset,
     libc::SYS_landlock_add_rule,
@@ -116,9 +155,16 @@ const NO_LANDLOCK: [i64; 3] = [
 fn gives_up_what_it_does_not_need() {
     let world = World::new();
     let started = Instant::now();
+    assert!(gets_too_much_memory());
     let confined = world.confine();
     eprintln!("given up in {:?}", started.elapsed());
     world.works();
+    assert!(!gets_too_much_memory());
+    for (name, call) in MUST_BE_DENIED {
+        let made = sys::try_call(*call);
+        let reason = made.as_ref().err().and_then(io::Error::raw_os_error);
+        assert_eq!(reason, Some(libc::ENOSYS), "{name}: {made:?}");
+    }
     assert!(confined.new_privileges && confined.calls && confined.capabilities);
     assert!(rustix::thread::no_new_privs().unwrap());
     assert!(
