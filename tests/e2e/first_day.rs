@@ -16,6 +16,7 @@ const SYSTEMCTL: &str = r#"#!/bin/sh
 case "$*" in
 "reload libvirtd") kill -HUP "$(cat PID_FILE)" ;;
 "cat libvirtd.service") cat /etc/systemd/system/libvirtd.service.d/*.conf ;;
+"--root=/ is-enabled "*) grep -q "^enable --now $3\$" /run/systemctl && echo enabled || echo disabled ;;
 *) echo "$*" >>/run/systemctl ;;
 esac
 "#;

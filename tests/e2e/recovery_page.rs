@@ -166,6 +166,21 @@ fn the_tpm_s_state_is_damaged() {
 
 #[test]
 #[ignore = "needs root and namespaces: ./dev e2e"]
+fn the_tpm_s_state_is_behind_a_link() {
+    let (host, guest) = backed_up();
+    let state = format!("/var/lib/libvirt/swtpm/{}", guest.uuid);
+    host.run(&["mv", &state, "/var/lib/libvirt/moved"]).ok();
+    host.run(&["ln", "-s", "/var/lib/libvirt/moved", &state])
+        .ok();
+    let words = host.start(&guest).refused_with("VG207").stderr;
+    assert!(words.contains("is not read through a link"), "{words}");
+    assert!(!words.contains("swtpm would reject"), "{words}");
+    assert!(words.contains("mount --bind"), "{words}");
+    brings_back(&host, &guest, "The TPM's state is behind a link");
+}
+
+#[test]
+#[ignore = "needs root and namespaces: ./dev e2e"]
 fn the_tpm_s_state_is_out_of_reach() {
     let (host, guest) = backed_up();
     host.run(&["chmod", "0700", "/var/lib/libvirt/swtpm"]).ok();

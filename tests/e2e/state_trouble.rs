@@ -174,25 +174,6 @@ fn a_damaged_state_is_refused_with_what_is_wrong_and_left_as_it_is() {
     assert_eq!(host.tpms_made(&guest), 1);
 }
 
-/// As docs/recovery.md says.
-#[test]
-#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
-fn a_state_that_was_moved_behind_a_link_starts_where_it_is_mounted() {
-    let (host, guest) = Host::with_used_guest();
-    let (at, moved) = (format!("{STATES}/{}", guest.uuid), "/var/lib/libvirt/moved");
-    host.run(&["mv", &at, moved]).ok();
-    host.run(&["ln", "-s", moved, &at]).ok();
-    let words = host.refuses(&guest, "VG207");
-    assert!(words.contains("is not read through a link"), "{words}");
-    assert!(!words.contains("swtpm would reject"), "{words}");
-    assert!(words.contains("mount --bind"), "{words}");
-    host.run(&["rm", &at]).ok();
-    host.run(&["mkdir", &at]).ok();
-    host.run(&["mount", "--bind", moved, &at]).ok();
-    host.start_running(&guest);
-    assert_eq!(host.tpms_made(&guest), 1);
-}
-
 #[test]
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn a_guest_without_encryption_is_left_to_libvirt_and_foreseen_to_fail() {
