@@ -97,6 +97,7 @@ commands! {
     StoreRestore(file: File) = "vtpm-guard store restore {file}";
     Sync = "vtpm-guard sync";
     Unstage = "vtpm-guard unstage";
+    UnstageWait = "vtpm-guard unstage --wait";
 
     VirshDefine(file: File) = "virsh define {file}";
     VirshDomstate(guest: Guest) = "virsh domstate {guest}";

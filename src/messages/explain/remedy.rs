@@ -126,7 +126,7 @@ pub(super) fn remedy(code: Code) -> String {
              {}. Otherwise restore the file from a backup, with its owner and mode. The next start \
              restores a saved copy by itself if the guest's key opens it; for the others: {}. If you have \
              put a link there, replace it by what it leads to, or by an empty directory on which that is \
-             mounted (mount --bind). To give the TPM up: move the file away, then: {}.",
+             bind-mounted. To give the TPM up: move the file away, then: {}.",
             Command::VirshEdit(Arg::DOMAIN),
             Command::StateShow(Arg::DOMAIN),
             Command::Reset(Arg::DOMAIN)

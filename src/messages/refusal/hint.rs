@@ -416,7 +416,7 @@ fn hindered(hindrance: &Obstacle, start: &Command) -> String {
 fn instead_of_a_link(link: &Path) -> String {
     format!(
         "if you have made the link ({} shows where it leads), replace it by what it leads to, or by an empty directory \
-         on which that is mounted (mount --bind)",
+         on which that is bind-mounted",
         Command::ListFile(Arg::file(link))
     )
 }

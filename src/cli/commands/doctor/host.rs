@@ -135,14 +135,14 @@ fn units(finding: &HostFinding) -> Described {
 
 /// What does the work of the units instead is not known here: only a guest that nobody may stage a key for is a warning.
 fn no_systemd(daemons: Daemons, autostarted: Option<&str>) -> Described {
-    let nightly = format!("have cron run {} each night", Command::CheckAll);
+    let nightly = format!("have cron run each night: {}", Command::CheckAll);
     let what = "systemd does not run on this host, and none of the guard's units does";
     let work = "; for a fleet and key managers, what its units run: see docs/install.md";
     let stages = format!(
-        "have the script that starts {} run {} before and {} --wait after, in the background; {nightly}{work}",
+        "have the script that starts {} run before it: {}; and after it, in the background: {}; {nightly}{work}",
         daemons.of_guests(),
         Command::Stage,
-        Command::Unstage
+        Command::UnstageWait
     );
     match (autostarted, daemons) {
         (Some(guest), _) => Described::warning(
@@ -456,7 +456,8 @@ mod tests {
             } = describe(&found);
             (severity, command)
         };
-        let stages = "have the script that starts libvirtd run vtpm-guard stage before and vtpm-guard unstage --wait after";
+        let stages = "have the script that starts libvirtd run before it: vtpm-guard stage; and after it, in the \
+                      background: vtpm-guard unstage --wait; have cron";
         let (severity, command) = hint(Daemons::Monolithic, Some("vm1".to_owned()));
         assert!(
             severity == Severity::Warning && command.starts_with(stages),
@@ -468,7 +469,7 @@ mod tests {
             "{command}"
         );
         let (severity, command) = hint(Daemons::Modular, None);
-        let nightly = "have cron run vtpm-guard check --all each night; ";
+        let nightly = "have cron run each night: vtpm-guard check --all; ";
         assert!(
             severity == Severity::Note && command.starts_with(nightly),
             "{command}"

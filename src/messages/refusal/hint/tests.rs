@@ -242,7 +242,7 @@ fn a_link_to_a_state_is_replaced_by_what_it_leads_to() {
     );
     let replace = format!(
         "if you have made the link (ls -ld '{link}' shows where it leads), replace it by what it leads to, or by an empty \
-         directory on which that is mounted (mount --bind); otherwise restore the file from a backup or from a saved copy: \
+         directory on which that is bind-mounted; otherwise restore the file from a backup or from a saved copy: \
          vtpm-guard state show vm1"
     );
     assert_eq!(hint(&refusal(false)), replace);
