@@ -96,16 +96,19 @@ impl Facts {
     /// None does where state is on its way, where a later run of the guest is known, where policy
     /// gives each run a TPM of its own, and where policy lets a new TPM take the place of one that no
     /// key of the guest opens. In the place of a damaged state, only a copy that a key of the guest
-    /// opens does.
+    /// opens does, and none in that of a link: what that leads to may be a later state.
     #[must_use]
     pub fn copy_to_restore(&self) -> Option<&CopyToRestore> {
         let arrives = self.state_arrives();
         let may_be_missing = self.policy.missing_state == Permission::Allow && self.is_refuted();
         let is_emulated = self.domain.as_ref().is_ok_and(Domain::has_emulated_tpm);
         let is_encrypted = |domain: &Domain| domain.encrypted_vtpm().is_some();
-        let stands = |copy: &CopyToRestore| match self.state {
+        let stands = |copy: &CopyToRestore| match &self.state {
             TpmState::Absent => is_emulated && !self.starts_with_new_tpm() && !may_be_missing,
-            TpmState::Damaged(_) => copy.is_proven && self.domain.as_ref().is_ok_and(is_encrypted),
+            TpmState::Damaged(damage) => {
+                let is_its = copy.is_proven && self.domain.as_ref().is_ok_and(is_encrypted);
+                is_its && damage.link.is_none()
+            }
             TpmState::Plain | TpmState::Encrypted | TpmState::Unreadable(_) => false,
         };
         self.saved

@@ -6,7 +6,7 @@ use super::given::{
 use crate::verdict::Finding;
 use crate::verdict::decide::unusable_state;
 use crate::verdict::facts::{
-    Arrival, CopyReason, Obstacle, Permission, StoreAccessError, TpmState,
+    Arrival, CopyReason, Damage, Obstacle, Permission, StoreAccessError, TpmState,
 };
 use crate::verdict::refusal::Refusal;
 use TpmState::{Encrypted, Plain};
@@ -52,6 +52,13 @@ fn only_a_saved_copy_that_the_key_opens_replaces_a_damaged_state() {
     );
     assert_eq!(verdict(&with(row())), "deny VG207");
     assert_eq!(verdict(&with(row().refuted())), "deny VG207");
+    // What a link leads to may be a later state than the copy.
+    let behind_a_link = Damage {
+        link: Some("/var/lib/libvirt/swtpm/U/tpm2".into()),
+        ..Damage::from("it is a link")
+    };
+    let linked = proven.state(TpmState::Damaged(behind_a_link));
+    assert_eq!(verdict(&linked), "deny VG207");
     // "A new TPM may be made" is said of a state that is gone, not of one that is damaged.
     let may_be_missing = with(row()).policy(|policy| policy.missing_state = Permission::Allow);
     assert_eq!(verdict(&may_be_missing), "deny VG207");
