@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use tempfile::TempDir;
 use vtpm_guard::internals::ids::SecretUuid;
 
@@ -69,11 +70,20 @@ pub(crate) struct Host {
     said: Mutex<String>,
 }
 
+/// Where hosts have their directories: doctor says of one in memory that the next boot loses the guard's. Not in `/var/tmp`
+/// without need, for tests look for keys there.
+fn on_a_disk() -> PathBuf {
+    let usual = env::temp_dir();
+    match statfs(&usual).unwrap().filesystem_type() {
+        TMPFS_MAGIC => PathBuf::from("/var/tmp"),
+        _ => usual,
+    }
+}
+
 impl Host {
     /// Brings a host up with the guard as its only hook.
     pub(crate) fn new() -> Self {
-        // /tmp may be in memory, and doctor would say so of the guard's directory.
-        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let dir = tempfile::tempdir_in(on_a_disk()).unwrap();
         let built = Path::new(env!("CARGO_BIN_EXE_vtpm-guard-hook")).parent();
         let programs = env::var_os(PROGRAMS).map(PathBuf::from);
         let programs = programs.unwrap_or_else(|| built.unwrap().to_owned());
