@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
-use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+use nix::sys::statfs::statfs;
 use tempfile::TempDir;
+use vtpm_guard::internals::host::volatile::is_volatile;
 use vtpm_guard::internals::ids::SecretUuid;
 
 const PRIVATE_HOST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/private-host");
@@ -74,9 +75,10 @@ pub(crate) struct Host {
 /// without need, for tests look for keys there.
 fn on_a_disk() -> PathBuf {
     let usual = env::temp_dir();
-    match statfs(&usual).unwrap().filesystem_type() {
-        TMPFS_MAGIC => PathBuf::from("/var/tmp"),
-        _ => usual,
+    if is_volatile(statfs(&usual).unwrap().filesystem_type()) {
+        PathBuf::from("/var/tmp")
+    } else {
+        usual
     }
 }
 

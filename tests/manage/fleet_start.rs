@@ -568,6 +568,13 @@ fn a_start_that_asks_the_fleet_restores_the_later_copy_of_this_host_though_the_c
     assert!(fs::read(first.state_file(&guest)).unwrap() == last);
 }
 
+/// A start that asks a fleet which has these facts.
+fn told(fixture: &Fixture, guest: &Defined, facts: &[Fact], mode: Mode) -> Outcome {
+    let store = FleetStore::with(facts, &[]);
+    store.configure(fixture, "");
+    start(fixture, guest, mode)
+}
+
 /// It had asked for a key, and restored its own copy from before that run.
 #[test]
 fn what_a_start_is_told_of_runs_elsewhere_makes_the_copies_of_this_host_old() {
@@ -578,9 +585,12 @@ fn what_a_start_is_told_of_runs_elsewhere_makes_the_copies_of_this_host_old() {
     first.sql("DELETE FROM key_ref");
     let outcome = |at, mode| {
         let ended = third.placement(&guest, false, at, &kek);
-        let store = FleetStore::with(&[keys.clone(), vec![ended]].concat(), &[]);
-        store.configure(&first, "");
-        words(&start(&first, &guest, mode))
+        words(&told(
+            &first,
+            &guest,
+            &[keys.clone(), vec![ended]].concat(),
+            mode,
+        ))
     };
     assert_eq!(outcome(now() + 60_000, Mode::CarryOut), "VG205");
     assert!(!first.state_file(&guest).exists());
@@ -605,9 +615,12 @@ fn what_this_host_has_said_of_a_run_that_it_has_forgotten_makes_its_copies_old()
     first.sql("DELETE FROM key_ref");
     let outcome = |at, mode| {
         let ended = own.placement(&guest, false, at, &kek);
-        let store = FleetStore::with(&[keys.clone(), vec![ended]].concat(), &[]);
-        store.configure(&first, "");
-        words(&start(&first, &guest, mode))
+        words(&told(
+            &first,
+            &guest,
+            &[keys.clone(), vec![ended]].concat(),
+            mode,
+        ))
     };
     let later = now() + 60_000;
     assert_eq!(outcome(later, Mode::DryRun), "VG205");

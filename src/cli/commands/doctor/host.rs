@@ -92,32 +92,24 @@ pub(super) fn describe(finding: &HostFinding) -> Described {
 /// Units that the administrator has not enabled.
 fn units(finding: &HostFinding) -> Described {
     match finding {
-        HostFinding::SyncNotEnabled(units) => {
-            let enable = units.iter().copied().map(Arg::from);
-            let enable = enable.map(|unit| Command::SystemctlEnableNow(unit).to_string());
-            Described::warning(
-                format!(
-                    "{} not enabled, and fleet.metadata is \"wrapped\"",
-                    are(units)
-                ),
-                "a key that is made at a start does not travel until somebody writes it into the \
+        HostFinding::SyncNotEnabled(units) => Described::warning(
+            format!(
+                "{} not enabled, and fleet.metadata is \"wrapped\"",
+                are(units)
+            ),
+            "a key that is made at a start does not travel until somebody writes it into the \
                  guest's domain XML",
-                enable.collect::<Vec<_>>().join(" && "),
-            )
-        }
-        HostFinding::OpenNotEnabled(units) => {
-            let enable = units.iter().copied().map(Arg::from);
-            let enable = enable.map(|unit| Command::SystemctlEnableNow(unit).to_string());
-            Described::warning(
-                format!(
-                    "{} not enabled, and this host opens provider keys through key managers",
-                    are(units)
-                ),
-                "after a reboot, or once provider.max_age is over, guests do not start (VG105, VG106) until \
+            enable(units),
+        ),
+        HostFinding::OpenNotEnabled(units) => Described::warning(
+            format!(
+                "{} not enabled, and this host opens provider keys through key managers",
+                are(units)
+            ),
+            "after a reboot, or once provider.max_age is over, guests do not start (VG105, VG106) until \
                  somebody opens their keys",
-                enable.collect::<Vec<_>>().join(" && "),
-            )
-        }
+            enable(units),
+        ),
         HostFinding::NoNightlyCheck => Described::warning(
             "no nightly check runs: vtpm-guard-check.timer is not enabled",
             "that a guest would be refused, for a provider that was deleted or a state that is \
@@ -131,6 +123,13 @@ fn units(finding: &HostFinding) -> Described {
         ),
         _ => unreachable!("only findings about units come here"),
     }
+}
+
+/// The commands that enable units.
+fn enable(units: &[&'static str]) -> String {
+    let enable = units.iter().copied().map(Arg::from);
+    let enable = enable.map(|unit| Command::SystemctlEnableNow(unit).to_string());
+    enable.collect::<Vec<_>>().join(" && ")
 }
 
 /// What does the work of the units instead is not known here: only a guest that nobody may stage a key for is a warning.
