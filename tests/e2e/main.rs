@@ -69,6 +69,8 @@ mod state_trouble;
 mod status;
 mod store_trouble;
 mod tpm;
+#[path = "../traces/mod.rs"]
+#[allow(dead_code, reason = "shared with tests of other programs")]
 mod traces;
 mod transient;
 mod travelling;

@@ -50,7 +50,7 @@ fn digits(bytes: &[u8]) -> String {
 }
 
 /// The value of a secret that somebody made by hand.
-const BY_HAND: &str = "a made-up key";
+const BY_HAND: &str = "a made-up key that is nowhere else";
 
 #[test]
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
@@ -157,7 +157,7 @@ fn no_key_is_left_in_the_memory_of_a_program_that_has_had_one_for_another() {
     let mut secrets = Secrets::new();
     host.note_provider("nkp-a", &mut secrets, "first");
     host.note_keys(&guest, &mut secrets, "first");
-    secrets.add("witness", b"LC_ALL=C");
+    secrets.add_words("witness", "LC_ALL=C");
     let dump = Dump::into(&host.path("/run"));
     host.write("/etc/libvirt/libvirt.conf", "remote_mode = \"legacy\"\n");
     let xml = host.xml(&guest);

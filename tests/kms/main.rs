@@ -27,17 +27,14 @@ mod plugin;
 #[allow(dead_code, reason = "shared with tests of other programs")]
 mod privileges;
 mod proxy;
-mod seen;
 mod service;
 mod settings_page;
 mod spoken;
 mod suite;
 mod tang;
-#[path = "../e2e/traces.rs"]
-#[allow(
-    dead_code,
-    reason = "what it finds in files and processes is for tests/e2e"
-)]
+#[path = "../traces/mod.rs"]
+#[allow(dead_code, reason = "shared with tests of other programs")]
 mod traces;
+mod traces_are_found;
 mod transit;
 mod worked_example;

@@ -12,7 +12,7 @@ use vtpm_guard::internals::kms::{Client, KmsError, KmsSettings, Trouble, Wrapped
 
 use crate::plugin::{GRACE, Script};
 use crate::proxy::Proxy;
-use crate::seen::{self, Watch};
+use crate::traces::{Processes, Secrets};
 
 /// How long one that answers may take on a slow machine, and how long one that does not is waited for.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -176,11 +176,19 @@ impl<K: Kind> Bench<K> {
         assert!(opened.unwrap().expose() == self.kek.expose());
     }
 
+    /// What nobody may see.
+    fn secrets(&self) -> Secrets {
+        let mut secrets = Secrets::new();
+        secrets.add("the KEK", self.kek.expose());
+        secrets
+    }
+
     /// Nothing of the plugin runs, and no file of it or of the server has the KEK.
     #[track_caller]
     pub(crate) fn end(self) {
         self.plugin.nothing_is_left();
-        seen::no_file_has(&self.kek, &[self.dir.path(), self.plugin.dir()]);
+        let dirs = [self.dir.path(), self.plugin.dir()];
+        self.secrets().are_in_no_file(&dirs);
     }
 }
 
@@ -196,22 +204,23 @@ pub(crate) fn round_trip<K: Kind>() {
     let Some(bench) = Bench::<K>::start() else {
         return;
     };
-    let watch = Watch::start(&bench.kek, K::NAME);
+    let processes = Processes::watch();
     let mut client = bench.connect(PATIENCE).unwrap();
     let detail = client.status().unwrap();
     assert!(!detail.is_empty() && detail.len() < 200, "{detail}");
     let key = bench.kind.remote_key();
     let wrapped = client.wrap(&key, &bench.kek).unwrap();
-    assert!(!seen::has(&wrapped.blob, &bench.kek));
+    assert!(bench.secrets().in_bytes(&wrapped.blob).is_empty());
     let another = client.wrap(&key, &bench.kek).unwrap();
     for wrapped in [&wrapped, &another] {
         let opened = client.unwrap(&key, wrapped, bench.kek.key_id()).unwrap();
         assert!(opened.expose() == bench.kek.expose());
     }
-    watch.wait_for_plugin();
+    let plugin = format!("kms-{}", K::NAME);
+    processes.wait_until(|seen| seen.programs.contains_key(&plugin));
     drop(client);
     bench.opens(&wrapped);
-    watch.end();
+    bench.secrets().are_in_no_process(&processes.end());
     // What is damaged, cut or of another KEK opens nothing.
     let last = wrapped.blob.len() - 1;
     let mut damaged = wrapped.clone();

@@ -11,7 +11,7 @@ use super::database::Database;
 use super::{Fleet, configuration};
 use crate::guest::{Guest, PASSPHRASE_FILE, Tpm, recovery_file};
 use crate::host::Host;
-use crate::traces::{Processes, Secrets};
+use crate::traces::{Processes, Secrets, Seen};
 
 /// The value of a secret that somebody made by hand.
 const BY_HAND: &str = "a made-up key that is nowhere else";
@@ -204,7 +204,7 @@ fn has_all_of(database: &Database) {
 
 /// Searches what the database and the hosts have, and what was said and seen.
 #[track_caller]
-fn is_nowhere(secrets: &Secrets, fleet: &Fleet, hosts: &[&Host], seen: &[Vec<u8>]) {
+fn is_nowhere(secrets: &Secrets, fleet: &Fleet, hosts: &[&Host], seen: &Seen) {
     let database = &fleet.database;
     has_all_of(database);
     let rows = database.rows();
@@ -217,20 +217,11 @@ fn is_nowhere(secrets: &Secrets, fleet: &Fleet, hosts: &[&Host], seen: &[Vec<u8>
         let found = secrets.in_bytes(host.said().as_bytes());
         assert!(found.is_empty(), "{found:?} was said");
     }
-    let mut files = 0;
-    for dir in dirs {
-        let (found, count) = secrets.in_files(&dir);
-        assert!(found.is_empty(), "{found:#?}");
-        files += count;
-    }
-    for bytes in seen {
-        let found = secrets.in_bytes(bytes);
-        let words = String::from_utf8_lossy(bytes).replace('\0', " ");
-        assert!(found.is_empty(), "{found:?} in a process: {words}");
-    }
+    let files = secrets.are_in_no_file(&dirs);
+    secrets.are_in_no_process(seen);
     eprintln!(
         "looked for in {files} files, {} command lines and environments: nowhere",
-        seen.len()
+        seen.texts.len()
     );
 }
 
@@ -273,7 +264,6 @@ fn no_key_is_found_anywhere_whatever_was_done_with_it() {
             seen.programs.keys()
         );
     }
-    let seen: Vec<_> = seen.texts.into_iter().collect();
     let dir = tempfile::tempdir().unwrap();
     secrets.finds_each_form(dir.path());
     is_nowhere(&secrets, &fleet, &[&alpha, &beta], &seen);

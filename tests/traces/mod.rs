@@ -5,12 +5,18 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::Write;
 use std::fs;
 use std::io::ErrorKind;
+use std::mem;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use base64ct::{Base64Unpadded, Base64UrlUnpadded, Encoding};
+
+/// The shortest that is looked for, in bytes. In a gigabyte of random bytes a half of it, eight bytes, is once in ten
+/// thousand million times.
+const SHORTEST: usize = 16;
 
 /// Bytes that must be found nowhere, and what they are called.
 #[derive(Clone)]
@@ -49,7 +55,11 @@ impl Secrets {
         Self(Vec::new())
     }
 
+    /// # Panics
+    ///
+    /// If its halves are so short that they could be somewhere by chance.
     pub(crate) fn add(&mut self, name: &str, bytes: &[u8]) {
+        assert!(bytes.len() >= SHORTEST, "{name}: {} bytes", bytes.len());
         self.0.push((name.to_owned(), forms(bytes)));
     }
 
@@ -102,6 +112,28 @@ impl Secrets {
         (found, count)
     }
 
+    /// Asserts that none is in a file below these directories. Returns how many files there are.
+    #[track_caller]
+    pub(crate) fn are_in_no_file(&self, dirs: &[impl AsRef<Path>]) -> usize {
+        let mut files = 0;
+        for dir in dirs {
+            let (found, count) = self.in_files(dir.as_ref());
+            assert!(found.is_empty(), "{found:#?}");
+            files += count;
+        }
+        files
+    }
+
+    /// Asserts that none is in a command line or an environment.
+    #[track_caller]
+    pub(crate) fn are_in_no_process(&self, seen: &Seen) {
+        for text in &seen.texts {
+            let found = self.in_bytes(text);
+            let words = String::from_utf8_lossy(text).replace('\0', " ");
+            assert!(found.is_empty(), "{found:?} in a process: {words}");
+        }
+    }
+
     /// The search must find what is there: each form, in a file.
     pub(crate) fn finds_each_form(&self, dir: &Path) {
         let witness = dir.join("witness");
@@ -119,7 +151,8 @@ impl Secrets {
 /// Looks at the arguments and the environment of all processes again and again.
 pub(crate) struct Processes {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Seen>,
+    seen: Arc<Mutex<Seen>>,
+    thread: JoinHandle<()>,
 }
 
 /// What was seen of processes.
@@ -133,25 +166,38 @@ pub(crate) struct Seen {
 
 impl Processes {
     pub(crate) fn watch() -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let until = Arc::clone(&stop);
+        let (stop, seen) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Seen>>::default());
+        let (until, tell) = (Arc::clone(&stop), Arc::clone(&seen));
         let thread = thread::spawn(move || {
-            let mut seen = Seen::default();
             while !until.load(SeqCst) {
-                look(&mut seen);
+                look(&tell);
             }
-            seen
         });
-        Self { stop, thread }
+        Self { stop, seen, thread }
+    }
+
+    /// Waits until what was seen is this. It must last: a process is seen now and then.
+    #[track_caller]
+    pub(crate) fn wait_until(&self, is_seen: impl Fn(&Seen) -> bool) {
+        let end = Instant::now() + Duration::from_secs(10);
+        while !is_seen(&lock(&self.seen)) {
+            assert!(Instant::now() < end, "it was not seen");
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     pub(crate) fn end(self) -> Seen {
         self.stop.store(true, SeqCst);
-        self.thread.join().unwrap()
+        self.thread.join().unwrap();
+        mem::take(&mut *lock(&self.seen))
     }
 }
 
-fn look(seen: &mut Seen) {
+fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn look(seen: &Mutex<Seen>) {
     for process in fs::read_dir("/proc").unwrap().flatten() {
         if process.file_name().as_encoded_bytes()[0].is_ascii_digit() {
             look_at(&process.path(), seen);
@@ -159,7 +205,7 @@ fn look(seen: &mut Seen) {
     }
 }
 
-fn look_at(process: &Path, seen: &mut Seen) {
+fn look_at(process: &Path, seen: &Mutex<Seen>) {
     // It is another program's until exec has put the new one in its place.
     let program = || {
         let path = fs::read_link(process.join("exe")).ok()?;
@@ -169,6 +215,7 @@ fn look_at(process: &Path, seen: &mut Seen) {
     // It may have ended meanwhile.
     let texts = ["cmdline", "environ"].map(|file| fs::read(process.join(file)).ok());
     let is_whole = texts.iter().all(Option::is_some) && texts[0] != Some(Vec::new());
+    let mut seen = lock(seen);
     if let Some(program) = before.filter(|before| is_whole && program().as_ref() == Some(before)) {
         let pid = process.file_name().unwrap_or_default();
         let pids = seen.programs.entry(program).or_default();
