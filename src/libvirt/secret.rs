@@ -50,12 +50,18 @@ pub enum SecretError {
 impl SecretError {
     /// The sentence of what failed by it: a libvirt that refuses was reached.
     pub fn sentence(&self) -> String {
-        match self {
-            Self::Unreachable(_) | Self::NoHelper(_) | Self::Starting => {
-                format!("libvirt is unreachable: {self}")
-            }
-            _ => self.to_string(),
+        if self.is_silence() {
+            return format!("libvirt is unreachable: {self}");
         }
+        self.to_string()
+    }
+
+    /// Whether libvirt was not reached: it is unknown what it would say.
+    pub fn is_silence(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable(_) | Self::NoHelper(_) | Self::Starting
+        )
     }
 }
 

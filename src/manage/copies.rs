@@ -17,7 +17,7 @@ use crate::ids::DomainUuid;
 use crate::store::Access;
 use crate::swtpm::StateFile;
 use crate::tpm_copies::{self, CopyError, CopyStore, RunRecord, SavedCopy};
-use crate::verdict::facts::{References, Travelling, Trial};
+use crate::verdict::facts::{NotOpened, References, Travelling, Trial};
 
 /// How long the fleet's store may take to answer a command of a person, who waits longer than a start does.
 const ASKED_BY_A_PERSON: Duration = Duration::from_secs(10);
@@ -72,7 +72,7 @@ pub(crate) struct JudgedCopy {
     /// Whether the guest has keys, and so a start takes only a copy that one of them opens.
     #[serde(skip)]
     pub(crate) keyed: bool,
-    /// Where no key opens it: why one of the guest's keys could not be tried.
+    /// Where it is encrypted and no key opens it: why one of the guest's keys could not be tried.
     pub(crate) untried: Option<String>,
     #[serde(skip)]
     pub(crate) content: StateFile,
@@ -102,16 +102,18 @@ impl JudgedCopy {
         guest: DomainUuid,
         copy: SavedCopy,
         content: StateFile,
-        opened: bool,
+        opened: Result<bool, &NotOpened>,
         outdated: bool,
         keyed: bool,
     ) -> Self {
         let manifest = &copy.manifest;
+        // Nothing else needs a key.
+        let is_encrypted = matches!(content, StateFile::Encrypted(_));
         Self {
             guest: GuestRef::of_uuid(guest, Some(manifest.domain_name.clone())),
             occasion: manifest.reason.as_str(),
             state: content.word(),
-            opened,
+            opened: opened == Ok(true),
             size: copy.size(),
             kept_at: manifest.kept_at(),
             set_aside_at: manifest.set_aside_at(),
@@ -119,7 +121,7 @@ impl JudgedCopy {
             path: manifest.path.clone(),
             sha256: manifest.sha256().to_owned(),
             keyed,
-            untried: None,
+            untried: opened.err().filter(|_| is_encrypted).map(not_opened),
             content,
             copy,
         }
@@ -173,11 +175,11 @@ impl Host {
         Ok(found.map(|found| {
             let judged = found.into_iter().map(|found| {
                 let (outdated, content) = (found.copy.is_followed, found.copy.state());
-                let (copy, opened) = (found.copy, found.is_opened);
-                let judged = JudgedCopy {
-                    untried: found.untried.as_ref().map(not_opened),
-                    ..JudgedCopy::new(guest, copy, content, opened, outdated, true)
+                let opened = match &found.untried {
+                    Some(why) => Err(why),
+                    None => Ok(found.is_opened),
                 };
+                let judged = JudgedCopy::new(guest, found.copy, content, opened, outdated, true);
                 (found.id, judged)
             });
             judged.collect()
@@ -212,10 +214,7 @@ impl Host {
             let trials = try_rows(&keyring, &references, guest, &state, default_deadline());
             let opened = Trial::any_opens(trials.values());
             let outdated = run.is_later_than(&copy, has_run_since);
-            JudgedCopy {
-                untried: opened.err().map(not_opened),
-                ..JudgedCopy::new(guest, copy, state, opened == Ok(true), outdated, keyed)
-            }
+            JudgedCopy::new(guest, copy, state, opened, outdated, keyed)
         };
         Ok(copies.into_iter().map(judge).collect())
     }

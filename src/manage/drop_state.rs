@@ -229,10 +229,7 @@ impl Remains {
     fn wants(&self, copy: &JudgedCopy) -> bool {
         let is_state = !matches!(copy.content, StateFile::Absent | StateFile::Damaged(_));
         match self.keys {
-            Keys::Used => {
-                let is_encrypted = matches!(copy.content, StateFile::Encrypted(_));
-                copy.opened || is_encrypted && copy.untried.is_some()
-            }
+            Keys::Used => copy.opened || copy.untried.is_some(),
             Keys::Unused => false,
             Keys::None => self.is_known && is_state,
         }

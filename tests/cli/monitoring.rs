@@ -94,6 +94,13 @@ fn alerts_dashboard_and_page_name_the_metrics_that_there_are() {
             "{name} names {unknown:?}, which nothing writes"
         );
     }
+    let [alerts, panels] = ["vtpm-guard.rules.yml", "vtpm-guard.dashboard.json"]
+        .map(|name| named(&checked_in(&format!("{DIRECTORY}/{name}"))));
+    let unseen: Vec<_> = alerts.difference(&panels).collect();
+    assert!(
+        unseen.is_empty(),
+        "no panel shows {unseen:?}, which alerts are about"
+    );
     let page = named(&checked_in("docs/cloud-hosts.md"));
     assert_eq!(page, written, "the page and the command differ");
 }

@@ -175,7 +175,7 @@ fn a_copy_is_put_back_once_and_never_over_another_state() {
     assert_eq!(fs::read(host.place(VM1)).unwrap(), b"another");
     host.run(&["state", "restore", VM2])
         .succeeds()
-        .saying("no key of");
+        .saying("this copy is unreadable: vtpm-guard check");
     Host::new()
         .run(&["state", "restore", VM1])
         .ends_with(2)

@@ -17,6 +17,7 @@ use crate::manage::host::HostError;
 use crate::manage::reset::{ResetError, reset};
 use crate::manage::restore_state::{CopiesError, restore, show};
 use crate::store::{Event, Origin};
+use crate::swtpm::StateFile;
 use crate::tpm_copies::{CopyStore, RestoreError, SavedCopy};
 
 /// A guest that has used its TPM, and a saved copy of its state.
@@ -62,6 +63,21 @@ fn why_a_copy_could_not_be_tried_is_in_the_answer() {
     fixture.lose_key("a");
     let why = untried();
     assert!(why.as_str().unwrap().contains("does not hold key"), "{why}");
+}
+
+#[test]
+fn no_key_could_not_be_tried_on_a_copy_that_needs_none() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    fixture.plain_state(&guest);
+    fixture.save_copy(&guest);
+    fixture.lose_key("a");
+    let copies = copies(&fixture);
+    let [copy] = &copies[..] else {
+        panic!("{copies:?}")
+    };
+    assert!(matches!(copy.content, StateFile::Plain), "{copy:?}");
+    assert_eq!((copy.opened, &copy.untried), (false, &None));
 }
 
 #[test]

@@ -117,10 +117,7 @@ impl From<EncryptError> for CommandError {
             EncryptError::NotSaved(error) => Self::failed(format!(
                 "cannot save the plain state: {error}; nothing has changed"
             )),
-            EncryptError::NotRedefined(guest, error) => {
-                let guest = guest.label();
-                Self::failed(format!("the XML of {guest} was not changed: {error}"))
-            }
+            EncryptError::NotRedefined(guest, error) => describe::not_redefined(guest, error),
             EncryptError::Redefined(guest) => Self::failed(format!(
                 "somebody else has just changed the XML of {}",
                 guest.label()
@@ -204,7 +201,18 @@ mod tests {
                 false,
             ),
             (EncryptError::NotSaved(full), "/plain-state", "", false),
-            (not_redefined(), "the XML of vm1 was not changed", "", false),
+            (
+                not_redefined(),
+                "the XML of vm1 was not changed: libvirt refused: no",
+                "virsh dumpxml vm1",
+                false,
+            ),
+            (
+                EncryptError::NotRedefined(guest(), SecretError::Starting),
+                "the XML of vm1 was not changed: libvirt is unreachable: libvirtd is still starting",
+                "virsh -c qemu:///system list",
+                false,
+            ),
             (
                 EncryptError::Redefined(guest()),
                 "somebody else",

@@ -2,6 +2,7 @@
 
 use super::error::CommandError;
 use crate::ids::SecretUuid;
+use crate::libvirt::secret::SecretError;
 use crate::manage::guests::GuestRef;
 use crate::manage::persist_state::{DeletedStates, PersistError, Survival};
 use crate::manage::shared_secrets::SharedSecret;
@@ -57,6 +58,18 @@ pub(crate) fn not_persisted(done: &str, error: PersistError) -> CommandError {
         Some(hint) => failed.with_hint(hint),
         None => failed,
     }
+}
+
+/// libvirt did not change a guest's XML.
+pub(crate) fn not_redefined(guest: GuestRef, error: SecretError) -> CommandError {
+    let part = format!("the XML of {} was not changed", guest.label());
+    if error.is_silence() {
+        return CommandError::from(error).after(part);
+    }
+    CommandError::failed(format!("{part}: {error}")).with_hint(format!(
+        "show it: {}; then run it again",
+        Command::VirshDumpxml(guest.arg)
+    ))
 }
 
 /// Something that may be lost, and how to keep it.

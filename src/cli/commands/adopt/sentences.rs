@@ -4,7 +4,6 @@ use super::refusals::refused;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::guest_errors::not_recorded;
 use crate::ids::SecretUuid;
-use crate::libvirt::secret::SecretError;
 use crate::manage::adopt::{AdoptError, NotAdopted, SecretOutcome, StoredKey};
 use crate::manage::guests::GuestRef;
 use crate::messages::{Arg, Command, Words, refusal};
@@ -98,10 +97,7 @@ pub(super) fn not_adopted(
             "libvirt's secret is unchanged; for details: {}",
             Command::KeyShow(arg)
         )),
-        NotAdopted::NotUndefined(
-            error
-            @ (SecretError::Unreachable(_) | SecretError::NoHelper(_) | SecretError::Starting),
-        ) => error.into(),
+        NotAdopted::NotUndefined(error) if error.is_silence() => error.into(),
         NotAdopted::NotUndefined(error) => CommandError::failed(format!(
             "its key is in the store, but the secret {uuid} stays: {error}"
         ))

@@ -43,8 +43,7 @@ impl Answer for Vec<JudgedCopy> {
     }
 
     fn notes(&self) -> Vec<String> {
-        let untried = self.iter();
-        let untried = untried.filter(|judged| super::opened(judged) == super::NOT_TRIED);
+        let untried = self.iter().filter(|judged| judged.untried.is_some());
         let copies = untried.count();
         let note = || {
             let copies = count(copies, "copy");

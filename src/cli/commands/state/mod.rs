@@ -38,16 +38,13 @@ pub(crate) fn run(context: &Context, verb: &args::State) -> Result<ExitCode, Com
     Ok(ExitCode::SUCCESS)
 }
 
-/// Of a copy that one of the guest's keys might open: that key itself does not open.
-const NOT_TRIED: &str = "not tried";
-
 /// Whether the guest's key opens a copy.
 fn opened(judged: &JudgedCopy) -> &'static str {
-    match (&judged.content, judged.opened, &judged.untried) {
-        (StateFile::Encrypted(_), true, _) => "yes",
-        (StateFile::Encrypted(_), false, None) => "no",
-        (StateFile::Encrypted(_), false, Some(_)) => NOT_TRIED,
-        (other, _, _) => other.word(),
+    match &judged.content {
+        StateFile::Encrypted(_) if judged.opened => "yes",
+        StateFile::Encrypted(_) if judged.untried.is_some() => "not tried",
+        StateFile::Encrypted(_) => "no",
+        other => other.word(),
     }
 }
 

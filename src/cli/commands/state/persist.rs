@@ -3,7 +3,8 @@
 use std::io;
 use std::process::ExitCode;
 
-use serde::Serialize;
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
 
 use crate::cli::args::Domains;
 use crate::cli::context::Context;
@@ -25,21 +26,15 @@ pub(super) fn run(context: &Context, which: &Domains) -> Result<ExitCode, Comman
         changed,
     } in persist(&context.host, texts)?
     {
+        let changed = changed.map_err(CommandError::from);
         // The error about the only guest that was named is the answer.
-        let (changed, error) = match changed {
-            Err(error) if is_one => return Err(error.into()),
-            Err(error) => (false, Some(CommandError::from(error))),
-            Ok(changed) => (changed, None),
-        };
+        if is_one {
+            changed.as_ref().map_err(CommandError::clone)?;
+        }
         rows.push(Row {
             guest,
-            changed,
             running,
-            hint: error
-                .as_ref()
-                .and_then(|error| Some(error.hint()?.to_owned())),
-            error: error.as_ref().map(ToString::to_string),
-            failure: error,
+            changed,
         });
     }
     let rows = Rows(rows);
@@ -52,23 +47,30 @@ pub(super) fn run(context: &Context, which: &Domains) -> Result<ExitCode, Comman
 struct Rows(Vec<Row>);
 
 /// What became of one guest.
-#[derive(Serialize)]
 struct Row {
-    #[serde(rename = "domain")]
     guest: GuestRef,
-    changed: bool,
     running: bool,
-    /// Why its XML could not be changed.
-    error: Option<String>,
-    hint: Option<String>,
-    #[serde(skip)]
-    failure: Option<CommandError>,
+    /// Whether its XML was changed; or why it could not be.
+    changed: Result<bool, CommandError>,
+}
+
+impl Serialize for Row {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let error = self.changed.as_ref().err();
+        let mut row = serializer.serialize_struct("Row", 5)?;
+        row.serialize_field("domain", &self.guest)?;
+        row.serialize_field("changed", &matches!(self.changed, Ok(true)))?;
+        row.serialize_field("running", &self.running)?;
+        row.serialize_field("error", &error.map(ToString::to_string))?;
+        row.serialize_field("hint", &error.and_then(CommandError::hint))?;
+        row.end()
+    }
 }
 
 impl Rows {
     /// As that of `adopt`: 4 if it failed for any guest, else 1 if it was refused for one.
     fn status(&self) -> ExitCode {
-        let failures = || self.0.iter().filter_map(|row| row.failure.as_ref());
+        let failures = || self.0.iter().filter_map(|row| row.changed.as_ref().err());
         let failed = failures().find(|failure| !failure.is_refusal());
         let worst = failed.or(failures().next());
         worst.map_or(ExitCode::SUCCESS, CommandError::status)
@@ -78,20 +80,18 @@ impl Rows {
 impl Row {
     fn print(&self, out: &mut Printer<'_>) -> io::Result<()> {
         let guest = self.guest.label();
-        if let Some(error) = &self.error {
-            writeln!(out, "{error}")?;
-            return match &self.hint {
-                Some(hint) => writeln!(out, "  hint: {hint}"),
-                None => Ok(()),
-            };
-        }
-        match (self.changed, self.running) {
-            (false, _) => writeln!(
+        match (&self.changed, self.running) {
+            (Err(error), _) => {
+                writeln!(out, "{error}")?;
+                let mut hint = error.hint().into_iter();
+                hint.try_for_each(|hint| writeln!(out, "  hint: {hint}"))
+            }
+            (Ok(false), _) => writeln!(
                 out,
                 "the XML of {guest} already has persistent_state='yes'; nothing changed"
             ),
-            (true, false) => writeln!(out, "{}", describe::persistent_state_set(&self.guest)),
-            (true, true) => writeln!(
+            (Ok(true), false) => writeln!(out, "{}", describe::persistent_state_set(&self.guest)),
+            (Ok(true), true) => writeln!(
                 out,
                 "{}; the guest is running, and its present run goes by the XML from before",
                 describe::persistent_state_set(&self.guest)
@@ -118,15 +118,7 @@ impl From<PersistError> for CommandError {
                 guest.label()
             ))
             .with_hint(describe::PERSISTENT_STATE_BY_HAND),
-            PersistError::NotRedefined(guest, error) => {
-                let name = guest.label();
-                Self::failed(format!("the XML of {name} was not changed: {error}")).with_hint(
-                    format!(
-                        "show it: {}; then run it again",
-                        Command::VirshDumpxml(guest.arg)
-                    ),
-                )
-            }
+            PersistError::NotRedefined(guest, error) => describe::not_redefined(guest, error),
             PersistError::NotReadBack(guest) => Self::failed(format!(
                 "the XML of {} does not have persistent_state='yes' afterwards",
                 guest.label()

@@ -10,6 +10,7 @@ use crate::cli::ui::printer::Printer;
 use crate::manage::guests::GuestRef;
 use crate::manage::restore_state::{CopiesError, RestoredState, restore};
 use crate::messages::{Command, quoted};
+use crate::swtpm::StateFile;
 use crate::tpm_copies::RestoreError;
 
 pub(super) fn run(context: &Context, guest: &str, copy: Option<&str>) -> Result<(), CommandError> {
@@ -31,11 +32,14 @@ impl Answer for RestoredState {
 
     fn notes(&self) -> Vec<String> {
         let (guest, check) = (self.guest.label(), Command::Check(self.guest.arg.clone()));
-        let not_opened = match &self.copy.untried {
-            Some(why) => {
+        let not_opened = match (&self.copy.content, &self.copy.untried) {
+            (_, Some(why)) => {
                 format!("a key of {guest} could not be tried on this copy: {why}: {check}")
             }
-            None => format!("no key of {guest} opens this copy: {check}"),
+            (StateFile::Encrypted(_), None) => {
+                format!("no key of {guest} opens this copy: {check}")
+            }
+            (content, None) => format!("this copy is {}: {check}", content.word()),
         };
         let unreadable = self.unreadable.iter().map(ToString::to_string);
         let silent = self

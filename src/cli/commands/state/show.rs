@@ -55,7 +55,7 @@ impl Answer for ShownCopies {
 fn opened(judged: &JudgedCopy) -> String {
     let opened = super::opened(judged);
     match &judged.untried {
-        Some(why) if opened == super::NOT_TRIED => format!("{opened}: {why}"),
-        _ => opened.to_owned(),
+        Some(why) => format!("{opened}: {why}"),
+        None => opened.to_owned(),
     }
 }
