@@ -529,20 +529,40 @@ fn an_unmanaged_guests_state_comes_back_after_a_start_that_failed() {
     assert_eq!(host.copies(&guest).len(), 0);
 }
 
+/// How often kills come at moments from the first to the last, and how far apart those are.
+const SWEEPS: u32 = 7;
+const STEP: f64 = 1.4;
+
 #[test]
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn a_kill_at_any_moment_leaves_a_whole_copy_or_none_and_a_whole_state_or_none() {
     let (host, guest, state) = Host::with_transient_state();
     host.write("/run/transient.xml", xml(&guest, "", ""));
     let place = format!("/var/lib/libvirt/swtpm/{}/tpm2/tpm2-00.permall", guest.uuid);
-    let (mut kept, mut put_back) = (0, 0);
-    for moment in 0..60 {
-        let seconds = f64::from(moment) / 300.0;
+    // Whether the call was killed before its end.
+    let is_killed_after = |seconds: f64| {
         let call = format!(
-            "timeout -s KILL {seconds:.3} /usr/sbin/vtpm-guard-hook vm1 prepare begin - \
-             </run/transient.xml"
+            "timeout -s KILL {seconds:.4} /usr/sbin/vtpm-guard-hook vm1 prepare begin - \
+             </run/transient.xml; echo $?"
         );
-        host.run(&["sh", "-c", &call]);
+        let ended = host.run(&["sh", "-c", &call]);
+        match ended.stdout.trim() {
+            "137" => true,
+            "0" => false,
+            _ => panic!("{ended:?}"),
+        }
+    };
+    let (mut kept, mut put_back) = (0, 0);
+    // Each moment is somewhat later than the one before, until a call ends by itself, however slow this machine is;
+    // then it begins anew, at moments between those.
+    let (mut sweep, mut seconds) = (0, 0.004);
+    while sweep < SWEEPS {
+        if is_killed_after(seconds) {
+            seconds *= STEP;
+        } else {
+            sweep += 1;
+            seconds = 0.004 * STEP.powf(f64::from(sweep) / f64::from(SWEEPS));
+        }
         let list = host.guard(&["state", "list"]).ok();
         assert_eq!(list.stderr, "", "no half of a copy");
         match fs::read(host.path(&place)) {
@@ -561,6 +581,7 @@ fn a_kill_at_any_moment_leaves_a_whole_copy_or_none_and_a_whole_state_or_none() 
             .ok();
         }
     }
+    // At the end of each sweep at least.
     assert!(
         kept > 5 && put_back > 5,
         "{kept} copies, {put_back} put back"
