@@ -72,11 +72,11 @@ impl Conversation {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use std::fs::{self, Permissions};
-    use std::os::unix::fs::PermissionsExt;
+    use std::fs;
     use std::time::Duration;
 
     use super::*;
+    use crate::host::process::tests::write_program;
     use crate::ids::DomainUuid;
     use crate::libvirt::guests::Guest;
 
@@ -99,8 +99,7 @@ mod tests {
         fs::write(dir.path().join("frames"), frames).unwrap();
         let helper = dir.path().join("helper");
         let script = format!("#!/bin/sh\ncat {}/frames\n", dir.path().display());
-        fs::write(&helper, script).unwrap();
-        fs::set_permissions(&helper, Permissions::from_mode(0o700)).unwrap();
+        write_program(&helper, &script);
 
         let mut conversation = Conversation::start(&helper, "qemu:///system").unwrap();
         let deadline = Deadline::after(Duration::from_secs(60));

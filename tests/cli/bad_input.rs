@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Output};
 use std::thread;
 
 use nix::unistd::geteuid;
 
-use crate::env::{Host, Ran, VM1};
+use crate::env::{Host, Ran, VM1, copy_program};
 
 #[test]
 fn two_administrators_make_one_provider_of_one_name() {
@@ -94,10 +95,8 @@ fn who_is_not_the_owner_is_told_so() {
     let host = Host::with_provider("nkp-a");
     // The build directory need not be open to everybody, so the program is copied.
     let program = host.path("vtpm-guard");
-    fs::copy(host.command(&[]).get_program(), &program).unwrap();
-    for path in [host.path(""), program.clone()] {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-    }
+    copy_program(Path::new(host.command(&[]).get_program()), &program);
+    fs::set_permissions(host.path(""), fs::Permissions::from_mode(0o755)).unwrap();
     let before = host.stored();
     for arguments in [
         &["provider", "list"][..],

@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use nix::unistd::geteuid;
 use serde_json::Value;
 
-use crate::env::{Host, VM1, mode};
+use crate::env::{Host, VM1, copy_program, mode};
 
 const SECRET: &str = "6dd3e4a5-1f2e-4a0b-9c8d-7e6f5a4b3c2d";
 
@@ -193,6 +193,6 @@ fn for_everybody(host: &Host) -> PathBuf {
     let above = host.state_dir().parent().unwrap().to_owned();
     fs::set_permissions(&above, fs::Permissions::from_mode(0o755)).unwrap();
     let program = above.join("vtpm-guard");
-    fs::copy(env!("CARGO_BIN_EXE_vtpm-guard"), &program).unwrap();
+    copy_program(Path::new(env!("CARGO_BIN_EXE_vtpm-guard")), &program);
     program
 }

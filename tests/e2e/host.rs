@@ -226,17 +226,15 @@ impl Host {
         fs::read_to_string(self.path(path)).unwrap()
     }
 
+    /// Writes a file that may be executed. A process of the host does it: a program that is open for writing cannot be
+    /// run, and what this process has open, children of other tests may have open, too.
+    pub(crate) fn write_program(&self, path: &str, script: &str) {
+        let write = "mkdir -p \"${0%/*}\" && if [ -L \"$0\" ]; then rm \"$0\"; fi && cat >\"$0\" && chmod 755 \"$0\"";
+        self.run_with_input(&["sh", "-c", write, path], script).ok();
+    }
+
     /// Writes a file that only root may read.
     pub(crate) fn write(&self, path: &str, content: impl AsRef<[u8]>) {
-        self.write_with_mode(path, content.as_ref(), 0o600);
-    }
-
-    /// Writes a file that may be executed.
-    pub(crate) fn write_program(&self, path: &str, script: &str) {
-        self.write_with_mode(path, script.as_bytes(), 0o755);
-    }
-
-    fn write_with_mode(&self, path: &str, content: &[u8], mode: u32) {
         let path = self.path(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         // Behind a link of the host's is a place of this machine's own.
@@ -247,10 +245,10 @@ impl Host {
             .write(true)
             .create(true)
             .truncate(true)
-            .mode(mode)
+            .mode(0o600)
             .open(path)
             .unwrap()
-            .write_all(content)
+            .write_all(content.as_ref())
             .unwrap();
     }
 

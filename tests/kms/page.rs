@@ -1,15 +1,14 @@
 //! docs/kms.md, played: a provider is made in a key manager, moves to an HSM and back, and gets another key. Its key
 //! never leaves what the page says.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 
 use crate::built::built;
-use crate::plugin::private_dir;
+use crate::plugin::{install, private_dir};
 use crate::service::Service;
 
 /// What the page calls the key managers and their keys, and what the services call theirs.
@@ -97,8 +96,7 @@ fn the_page_takes_a_provider_to_a_key_manager_and_from_there_to_an_hsm() {
         env!("CARGO_BIN_EXE_vtpm-guard"),
         home.display()
     );
-    fs::write(&program, script).unwrap();
-    fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    install(&program, &script);
     let host = Host(&home);
 
     host.play("A new provider");

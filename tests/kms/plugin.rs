@@ -11,8 +11,9 @@ use vtpm_guard::internals::kms::{Client, KmsError, KmsSettings, Setting};
 
 use crate::built::built;
 
-/// How long a conversation may take beyond its time-out: ending the plugin.
-pub(crate) const GRACE: Duration = Duration::from_millis(1500);
+/// How long a conversation may take beyond its time-out on a busy machine: ending the plugin. What hangs in these tests
+/// does so for a minute.
+pub(crate) const GRACE: Duration = Duration::from_secs(15);
 
 /// Settings of a section.
 pub(crate) fn section(kind: &str, timeout: Duration, settings: &[(&str, Setting)]) -> KmsSettings {
@@ -29,6 +30,18 @@ pub(crate) fn section(kind: &str, timeout: Duration, settings: &[(&str, Setting)
 /// The value of a setting: a text.
 pub(crate) fn text(text: impl Into<String>) -> Setting {
     Setting::Text(text.into())
+}
+
+/// Makes a program of this. Another process writes it: one that is open for writing cannot be run, and what this
+/// process has open, children of other tests may have open, too.
+pub(crate) fn install(program: &Path, script: &str) {
+    let source = program.with_extension("script");
+    fs::write(&source, script).unwrap();
+    let install = Command::new("install")
+        .args(["-m", "755"])
+        .args([&source, program])
+        .status();
+    assert!(install.unwrap().success());
 }
 
 /// A plugin as a test writes it, in a directory of its own.
@@ -60,19 +73,11 @@ impl Script {
         Self::in_dir(dir, &name, &script)
     }
 
-    /// Another process writes the program: one that is open for writing cannot be run, and what this process
-    /// has open, children of other tests may have open, too.
     fn in_dir(dir: TempDir, name: &str, script: &str) -> Self {
-        let source = dir.path().join("script");
-        fs::write(&source, script).unwrap();
         let name = name.to_owned();
-        let script = Self { dir, name };
-        let install = Command::new("install")
-            .args(["-m", "755"])
-            .args([source, script.path()])
-            .status();
-        assert!(install.unwrap().success());
-        script
+        let program = Self { dir, name };
+        install(&program.path(), script);
+        program
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -107,7 +112,7 @@ impl Script {
     /// Nothing of it may be left, as soon as the kernel has ended what was killed.
     #[track_caller]
     pub(crate) fn nothing_is_left(&self) {
-        let end = Instant::now() + Duration::from_secs(2);
+        let end = Instant::now() + GRACE;
         while !self.processes().is_empty() {
             assert!(
                 Instant::now() < end,

@@ -3,7 +3,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use vtpm_guard::internals::domain::{TravellingKey, TravellingKeys};
 use vtpm_guard::internals::key::wrap::WrappedDek;
 
 use crate::built::built;
-use crate::env::{Host, Ran};
+use crate::env::{Host, Ran, link_program, write_program};
 
 /// A real state, and what opens it.
 pub(super) const ENCRYPTED: &[u8] =
@@ -51,14 +51,10 @@ impl Site {
         ] {
             fs::create_dir_all(bin.join("libvirt").join(dir)).unwrap();
         }
-        let program = env!("CARGO_BIN_EXE_vtpm-guard");
-        let here = bin.join("vtpm-guard");
-        fs::hard_link(program, &here)
-            .or_else(|_| fs::copy(program, &here).map(|_| ()))
-            .unwrap();
+        let program = Path::new(env!("CARGO_BIN_EXE_vtpm-guard"));
+        link_program(program, &bin.join("vtpm-guard"));
         let helper = bin.join("vtpm-guard-libvirt");
-        fs::write(&helper, include_str!("fake-libvirt")).unwrap();
-        fs::set_permissions(&helper, Permissions::from_mode(0o755)).unwrap();
+        write_program(&helper, include_str!("fake-libvirt"));
         fs::set_permissions(&bin, Permissions::from_mode(0o755)).unwrap();
         let site = Self {
             config: host.path("config.toml").to_str().unwrap().to_owned(),
@@ -119,8 +115,7 @@ impl Site {
             "#!/bin/sh\n/bin/cat {}\nexec /bin/cat >/dev/null\n",
             ready.display()
         );
-        fs::write(&program, script).unwrap();
-        fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+        write_program(&program, &script);
         self.configure("[fleet]\nstore = \"test://there\"");
     }
 
@@ -138,8 +133,7 @@ impl Site {
 
     fn add_fleet_program(&self) {
         let program = self.host.path("bin/store-test");
-        fs::write(&program, include_str!("fake-store")).unwrap();
-        fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+        write_program(&program, include_str!("fake-store"));
         let before = fs::read_to_string(&self.config).unwrap();
         let section = "[fleet]\nstore = \"test://there\"\n";
         self.host.file("config.toml", &(before + section));
@@ -153,10 +147,7 @@ impl Site {
     /// Two key managers: `box` turns one bit of each byte, `closed` takes nothing.
     pub(super) fn add_key_manager(&self) {
         let program = built("kms-exec");
-        let here = self.host.path("bin/kms-exec");
-        fs::hard_link(&program, &here)
-            .or_else(|_| fs::copy(&program, &here).map(|_| ()))
-            .unwrap();
+        link_program(&program, &self.host.path("bin/kms-exec"));
         let section = |name, command| {
             format!("[kms.{name}]\nkind = \"exec\"\nwrap = [{command}]\nunwrap = [{command}]\n")
         };
