@@ -98,15 +98,15 @@ impl Connection {
         Self::over(socket.into())
     }
 
-    /// Sends the first call over a socket that does not block.
+    /// Sends the first call over a new socket that does not block: there is room for it, and nothing is waited for.
     pub(super) fn over(socket: UnixStream) -> Result<Self, Trouble> {
         let mut connection = Self {
             socket,
             stage: Stage::Broken,
             serial: 0,
         };
-        let at_once = Deadline::after(Duration::from_millis(1));
-        let serial = connection.send(Procedure::AuthList, &[], at_once)?;
+        let (serial, message) = connection.next_call(Procedure::AuthList, &[])?;
+        connection.socket.write_all(&message)?;
         connection.stage = Stage::Greeted(serial);
         Ok(connection)
     }
@@ -171,11 +171,21 @@ impl Connection {
         arguments: &[Field<'_>],
         deadline: Deadline,
     ) -> Result<u32, Trouble> {
-        self.serial += 1;
-        let message = message::call(procedure, self.serial, arguments)
-            .ok_or(Trouble::NotUnderstood("the call is too long"))?;
+        let (serial, message) = self.next_call(procedure, arguments)?;
         Timed(&mut self.socket, deadline).write_all(&message)?;
-        Ok(self.serial)
+        Ok(serial)
+    }
+
+    /// The next call's serial number, and the call.
+    fn next_call(
+        &mut self,
+        procedure: Procedure,
+        arguments: &[Field<'_>],
+    ) -> Result<(u32, Zeroizing<Vec<u8>>), Trouble> {
+        self.serial += 1;
+        let message = message::call(procedure, self.serial, arguments);
+        let message = message.ok_or(Trouble::NotUnderstood("the call is too long"))?;
+        Ok((self.serial, message))
     }
 
     fn receive(

@@ -188,7 +188,11 @@ fn a_key_is_provided_by_six_calls() {
         daemon.ask(&provide(), LONG),
         Ok(Response::Defined)
     ));
-    let calls: Vec<Call> = daemon.calls.try_iter().collect();
+    // The last one is waited for so briefly that the daemon may get it only now.
+    let mut calls = Vec::new();
+    while calls.last().is_none_or(|call: &Call| call.procedure != 2) {
+        calls.push(daemon.calls.recv_timeout(LONG).unwrap());
+    }
     let procedures: Vec<u32> = calls.iter().map(|call| call.procedure).collect();
     assert_eq!(procedures, [66, 1, 141, 142, 144, 2]);
     let serials: Vec<u32> = calls.iter().map(|call| call.serial).collect();
@@ -402,7 +406,7 @@ fn silence_ends_at_the_deadline_wherever_it_begins() {
             assert!(matches!(answer, Err(NoAnswer::TimedOut)));
             let waited = asked.elapsed();
             assert!(waited >= Duration::from_millis(150), "{waited:?}");
-            assert!(waited < Duration::from_secs(2), "{waited:?}");
+            assert!(waited < Duration::from_secs(10), "{waited:?}");
         }
     }
 }
