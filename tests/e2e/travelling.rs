@@ -1,7 +1,7 @@
 //! Wrapped keys in the metadata of guests: written after a start, renewed, removed, and never lost.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::guest::{Guest, Tpm};
 use crate::host::{Host, Output};
@@ -192,7 +192,10 @@ fn a_guest_with_a_job_is_written_for_when_the_job_is_over() {
         .command(&["virsh", "save", "vm1", "/run/vm1.save"])
         .spawn();
     let mut save = save.unwrap();
-    host.run(&["sleep", "1"]);
+    let patience = Instant::now() + Duration::from_secs(20);
+    while host.virsh(&["domcontrol", "vm1"]).ok().stdout.trim() == "ok" {
+        assert!(Instant::now() < patience, "the save does not begin");
+    }
     let begun = Instant::now();
     let said = host.sync().ok().stdout;
     let took = begun.elapsed();
