@@ -103,6 +103,10 @@ impl Kind for Files {
 
 conformance!(Files);
 
+/// For a command that hangs, and for one that ends.
+const SHORT: Duration = Duration::from_secs(2);
+const LONG: Duration = Duration::from_secs(20);
+
 /// What becomes of a wrap by this command.
 fn wrap_by(command: &[&str]) -> Result<(), KmsError> {
     wrap_with("vtpm", command)
@@ -110,10 +114,14 @@ fn wrap_by(command: &[&str]) -> Result<(), KmsError> {
 
 /// The same, with a key of this name.
 fn wrap_with(key: &str, command: &[&str]) -> Result<(), KmsError> {
+    wrap_within(LONG, key, command)
+}
+
+fn wrap_within(timeout: Duration, key: &str, command: &[&str]) -> Result<(), KmsError> {
     let command = Setting::List(command.iter().map(|word| (*word).to_owned()).collect());
     let commands = [("wrap", command.clone()), ("unwrap", command)];
     let script = Script::around("exec");
-    let section = section("exec", Duration::from_secs(2), &commands);
+    let section = section("exec", timeout, &commands);
     let mut client = script.connect(&section)?;
     let wrapped = client.wrap(key, &Kek::generate().unwrap());
     drop(client);
@@ -154,7 +162,12 @@ fn what_is_wrong_with_a_command_is_said() {
         ),
         (&["/usr/bin/yes"], Trouble::Failed, "more than 65536 bytes"),
     ] {
-        match wrap_by(command) {
+        let timeout = if trouble == Trouble::Unreachable {
+            SHORT
+        } else {
+            LONG
+        };
+        match wrap_within(timeout, "vtpm", command) {
             Err(KmsError::Refused {
                 trouble: found,
                 message,

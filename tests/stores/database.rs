@@ -20,7 +20,7 @@ use crate::built::built;
 use crate::service::Service;
 
 /// How long a question may take in a test that is not about time.
-pub(crate) const LONG: Duration = Duration::from_secs(10);
+pub(crate) const LONG: Duration = Duration::from_secs(20);
 
 /// What a conversation has as credentials.
 pub(crate) type Credentials = BTreeMap<String, String>;

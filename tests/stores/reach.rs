@@ -12,16 +12,13 @@ use vtpm_guard::internals::fleet::{Kind, Trouble};
 use crate::database::{Credentials, Database, connect, fact, refusal, soon, try_connect};
 use crate::plugin::GRACE;
 
+/// For what hangs: it is waited for.
 const SHORT: Duration = Duration::from_secs(1);
 
-/// The trouble and the words of a status that must fail within the deadline.
+/// The trouble and the words of a status that must fail before the deadline: what hangs has other words.
 #[track_caller]
 fn fails(address: &str, credentials: &Credentials) -> (Trouble, String) {
-    let start = Instant::now();
-    let answer = try_connect(address, credentials)
-        .and_then(|mut client| client.status(Deadline::after(SHORT)));
-    let time = start.elapsed();
-    assert!(time < SHORT + GRACE, "it took {time:?}");
+    let answer = try_connect(address, credentials).and_then(|mut client| client.status(soon()));
     refusal(answer)
 }
 
@@ -170,12 +167,12 @@ fn the_first_server_that_may_be_written_to_is_used() {
     );
 
     // A primary that hangs holds up nobody beyond its share; once the standby is promoted, it is another timeline.
-    let until = Instant::now() + Duration::from_secs(10);
     database.service.run_verb("promote");
     database.service.run_verb("freeze");
+    let until = Instant::now() + Duration::from_secs(60);
     let mut client = connect(&address(&[primary, standby].join(",")), &password);
     let after = loop {
-        match client.status(Deadline::after(SHORT)) {
+        match client.status(Deadline::after(5 * SHORT)) {
             Ok(after) => break after,
             Err(error) => assert!(Instant::now() < until, "{error}"),
         }
@@ -201,7 +198,12 @@ fn a_server_that_hangs_holds_nobody_beyond_the_deadline() {
         (trouble, &*message),
         (Trouble::Unreachable, "the database did not answer in time")
     );
-    fails_with(ADDRESS, &password, Trouble::Unreachable, "in time");
+    let start = Instant::now();
+    let status = connect(ADDRESS, &password).status(Deadline::after(SHORT));
+    assert!(start.elapsed() < SHORT + GRACE);
+    let (trouble, message) = refusal(status);
+    assert_eq!(trouble, Trouble::Unreachable, "{message}");
+    assert!(message.contains("in time"), "{message}");
     database.service.run_verb("thaw");
     // The same conversation goes on.
     client
