@@ -316,7 +316,7 @@ fn a_lock_is_seen_with_its_holder_and_looking_at_it_disturbs_no_start() {
         make(&lock);
         let started = Instant::now();
         let problem = lock_problem(&place);
-        assert!(started.elapsed() < Duration::from_millis(100));
+        assert!(started.elapsed() < Duration::from_secs(2));
         assert!(
             matches!(problem, Some(LockProblem::Unusable { .. })),
             "{problem:?}"

@@ -11,6 +11,7 @@ use super::context::Guard;
 use super::failed_start;
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::{Domain, Emulator};
+use crate::host::crash;
 use crate::host::dirs::StateDir;
 use crate::host::path_error::PathError;
 use crate::host::poll::poll;
@@ -26,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long a state that is back is watched. Of a migration that fails when its guest's process ends
 /// here, libvirt deletes the state twice: for the migration, and for the process.
-const WATCH: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 10_000 });
+const WATCH: Duration = Duration::from_secs(10);
 
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -129,10 +130,11 @@ fn watch(domain: DomainUuid, place: &StatePath, own: (u64, u64)) {
         poll(PAUSE, Deadline::after(WATCH), || {
             // A start that comes next takes them, or makes others, which another process waits with.
             let are_own = links.identity() == Some(own);
+            let has_watched = crash::has_watched();
             if are_own {
                 attempt(domain, links.restore_and_keep());
             }
-            (!are_own).then_some(())
+            (!are_own || has_watched).then_some(())
         });
     }
     if let Err(error) = links.remove_own(own) {

@@ -52,6 +52,16 @@ pub(crate) fn is_locked_elsewhere() -> bool {
     is_locked
 }
 
+/// Whether a test has watched for long enough, however much time is left. Outside of tests the time decides.
+#[inline]
+pub(crate) fn has_watched() -> bool {
+    #[cfg(test)]
+    let has_watched = armed::need_not_watch();
+    #[cfg(not(test))]
+    let has_watched = false;
+    has_watched
+}
+
 /// A thread that a test lets be refused. Outside of tests it is asked for.
 #[inline]
 #[cfg_attr(
@@ -69,6 +79,7 @@ pub(crate) fn thread_point() -> std::io::Result<()> {
 pub(crate) mod armed {
     use std::cell::{Cell, RefCell};
     use std::io;
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use nix::sys::signal::{Signal, raise};
@@ -87,6 +98,8 @@ pub(crate) mod armed {
         static REFUSED: Cell<usize> = const { Cell::new(0) };
         /// How often it still finds a lock that it looks at held by another host.
         static LOCKED: Cell<usize> = const { Cell::new(0) };
+        /// What this thread watches for as long as anybody else has it, too.
+        static WATCHED: RefCell<Option<Arc<()>>> = const { RefCell::new(None) };
         /// Whether the answer of its next rename is lost.
         static LOST: Cell<bool> = const { Cell::new(false) };
         /// Whether no rename of its may have flags.
@@ -140,6 +153,18 @@ pub(crate) mod armed {
         let left = LOCKED.get();
         LOCKED.set(left.saturating_sub(1));
         left > 0
+    }
+
+    /// Lets this thread watch until nobody else has this.
+    pub(crate) fn watch_while_used(what: Arc<()>) {
+        WATCHED.set(Some(what));
+    }
+
+    pub(super) fn need_not_watch() -> bool {
+        WATCHED.with_borrow(|what| {
+            what.as_ref()
+                .is_some_and(|what| Arc::strong_count(what) == 1)
+        })
     }
 
     /// Refuses the next threads that this one asks for.

@@ -10,6 +10,9 @@ use sha2::{Digest, Sha256};
 
 use crate::env::{Host, Ran};
 
+/// What is refused at once takes less, on a busy machine too; what would be computed takes minutes.
+const AT_ONCE: Duration = Duration::from_secs(20);
+
 /// A whole file that asks for this.
 fn asking_for(cost: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/recovery/opens.toml");
@@ -66,7 +69,7 @@ fn what_no_file_may_ask_for_is_refused_at_once_and_in_little_memory() {
         let (ran, time) = import(&host, &file, 64);
         ran.ends_with(4)
             .saying("its Argon2id parameters are beyond");
-        assert!(time < Duration::from_secs(2), "{cost}: {time:?}");
+        assert!(time < AT_ONCE, "{cost}: {time:?}");
     }
     for cost in [
         "m=4294967296 t=3 p=1",
@@ -77,7 +80,7 @@ fn what_no_file_may_ask_for_is_refused_at_once_and_in_little_memory() {
         let file = host.file("absurd.recovery", &asking_for(cost));
         let (ran, time) = import(&host, &file, 64);
         ran.ends_with(4).saying("it is damaged");
-        assert!(time < Duration::from_secs(2), "{cost}: {time:?}");
+        assert!(time < AT_ONCE, "{cost}: {time:?}");
     }
 }
 
@@ -88,7 +91,7 @@ fn what_a_file_may_ask_for_and_this_host_does_not_have_is_an_error() {
     let (ran, time) = import(&host, &file, 256);
     ran.ends_with(4)
         .saying("1048576 KiB of memory, more than is free");
-    assert!(time < Duration::from_secs(2), "{time:?}");
+    assert!(time < AT_ONCE, "{time:?}");
 }
 
 #[test]
@@ -106,7 +109,7 @@ fn a_file_of_any_length_is_read_to_its_bound_alone() {
         let (ran, time) = import(&host, path, 64);
         ran.ends_with(4)
             .saying("it is not a vtpm-guard recovery file");
-        assert!(time < Duration::from_secs(2), "{path}: {time:?}");
+        assert!(time < AT_ONCE, "{path}: {time:?}");
     }
 }
 

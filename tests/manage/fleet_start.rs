@@ -163,7 +163,7 @@ fn a_store_that_does_not_answer_leaves_the_refusal_that_there_would_be() {
     let began = Instant::now();
     assert_eq!(carried_out(second, guest), "VG201 fleet-silent");
     assert!(
-        began.elapsed() < Duration::from_secs(2),
+        began.elapsed() < Duration::from_secs(10),
         "{:?}",
         began.elapsed()
     );

@@ -38,17 +38,27 @@ fn with_two_keys(fixture: &Fixture) -> [Defined; 2] {
     )
 }
 
-/// A start that waits for no other for long.
 fn judged(fixture: &Fixture, guest: &Defined, origin: Origin, mode: Mode) -> Outcome {
+    judged_until(fixture, guest, (origin, mode), default_deadline())
+}
+
+fn judged_until(
+    fixture: &Fixture,
+    guest: &Defined,
+    (origin, mode): (Origin, Mode),
+    deadline: Deadline,
+) -> Outcome {
     let (mut guard, domain) = (called(fixture), Ok(fixture.domain(guest)));
     if origin != Origin::Prepare {
         guard.call = None;
     }
-    prepare(&guard, &domain, origin, mode, soon())
+    prepare(&guard, &domain, origin, mode, deadline)
 }
 
-fn soon() -> Deadline {
-    Deadline::after(Duration::from_millis(800))
+/// A start that waits for another in vain, and not for long.
+fn start_in_vain(fixture: &Fixture, guest: &Defined) -> Outcome {
+    let deadline = Deadline::after(Duration::from_millis(2_500));
+    judged_until(fixture, guest, (Origin::Prepare, Mode::CarryOut), deadline)
 }
 
 fn start(fixture: &Fixture, guest: &Defined) -> Outcome {
@@ -85,7 +95,7 @@ fn a_start_waits_for_that_of_another_guest_with_the_same_secret_and_another_key(
     let fixture = Fixture::new();
     let [first, second] = with_two_keys(&fixture);
     assert_eq!(in_use_for(&start(&fixture, &first)), None);
-    assert_eq!(in_use_for(&start(&fixture, &second)), Some("vm1"));
+    assert_eq!(in_use_for(&start_in_vain(&fixture, &second)), Some("vm1"));
     assert!(has_key_of(&fixture, &first));
     follow(&fixture, &first, Operation::Started);
     assert_eq!(in_use_for(&start(&fixture, &second)), None);
@@ -132,7 +142,7 @@ fn where_nobody_knows_which_guests_are_being_started_the_key_of_another_stays() 
     fs::create_dir_all(leases.parent().unwrap()).unwrap();
     fs::write(leases, "").unwrap();
     assert_eq!(in_use_for(&start(&fixture, &first)), None);
-    assert_eq!(in_use_for(&start(&fixture, &second)), Some("vm1"));
+    assert_eq!(in_use_for(&start_in_vain(&fixture, &second)), Some("vm1"));
     assert!(has_key_of(&fixture, &first));
     assert_eq!(in_use_for(&start(&fixture, &first)), None);
 }

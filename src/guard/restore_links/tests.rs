@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread;
 
 use super::*;
@@ -70,15 +71,17 @@ fn a_state_that_another_host_goes_on_using_is_back_however_often_it_is_deleted()
     let links = setting.at(".vtpm-guard.");
     armed::lock_elsewhere(1);
     let (deleted, kept) = (setting.at(""), links.clone());
+    let in_use = Arc::new(());
+    armed::watch_while_used(Arc::clone(&in_use));
     let libvirt = thread::spawn(move || {
-        // Well within the time for which the process watches, also on a busy machine.
         for _ in 0..5 {
-            let soon = Deadline::after(Duration::from_secs(2));
+            let soon = Deadline::after(Duration::from_secs(5));
             let is_back = poll(Duration::ZERO, soon, || deleted.exists().then_some(()));
             // At once: there is no moment without links to it.
             assert!(is_back.is_some() && kept.join("tpm2").exists());
             fs::remove_dir_all(&deleted).unwrap();
         }
+        drop(in_use);
     });
     assert!(run(&setting.guard.state_dir, &arguments));
     libvirt.join().unwrap();

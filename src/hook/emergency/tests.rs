@@ -59,7 +59,9 @@ fn scene() {
         "panics" | "panics, not refusable" => panic!("a fault"),
         // As a provider key that opens at the last moment.
         "hangs, then allows" => {
-            thread::sleep(DEADLINE + Duration::from_millis(50));
+            while ANSWER.load(Ordering::SeqCst) == UNDECIDED {
+                thread::sleep(Duration::from_millis(5));
+            }
             allowed();
             process::exit(0);
         }
@@ -146,7 +148,7 @@ fn what_the_deadline_or_a_panic_refuses_is_written_down_and_stays_refused() {
         assert_eq!(status.code(), Some(i32::from(code.is_some())), "{scene}");
         let written = std::fs::read_to_string(&record).ok();
         assert_eq!(written.as_deref(), code, "{scene}");
-        assert!(time < Duration::from_secs(5), "{scene}: {time:?}");
+        assert!(time < Duration::from_secs(10), "{scene}: {time:?}");
     }
 }
 
@@ -155,7 +157,7 @@ fn nothing_after_the_verdict_refuses_an_allowed_start_or_delays_it_for_long() {
     for scene in ["allowed, then hangs", "allowed, then panics"] {
         let (status, said, time) = played(scene);
         assert_eq!((status, said.as_str()), (0, ""), "{scene}");
-        assert!(time < Duration::from_secs(5), "{scene}: {time:?}");
+        assert!(time < Duration::from_secs(10), "{scene}: {time:?}");
     }
 }
 

@@ -298,10 +298,12 @@ fn an_older_store_that_is_locked_opens_and_is_migrated_by_the_first_change() {
     let other = Connection::open(dir.path().join("store.db")).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
 
-    let deadline = Deadline::after(Duration::from_millis(80));
+    let deadline = soon();
     let mut store = Store::open(dir.path(), Access::Write, deadline).unwrap();
     assert!(!deadline.has_passed(), "it waits for nobody");
     let vm1 = store.domain_uuid_by_name("vm1").unwrap().unwrap();
+    let briefly = Deadline::after(Duration::from_millis(80));
+    store.set_deadline(briefly).unwrap();
     let refused = store.record_event(&event(vm1, "vm1", NOW));
     assert!(matches!(refused, Err(StoreError::Locked)), "{refused:?}");
     store.set_deadline(soon()).unwrap();
@@ -367,9 +369,10 @@ fn opening_a_locked_store_waits_until_the_deadline() {
     let other = Connection::open(dir.path().join("store.db")).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
 
+    let mut store = open(dir.path(), Access::Write).unwrap();
     let begin = Instant::now();
     let deadline = Deadline::after(Duration::from_millis(80));
-    let mut store = Store::open(dir.path(), Access::Write, deadline).unwrap();
+    store.set_deadline(deadline).unwrap();
     let refused = store.record_event(&event(domain(1), "vm1", NOW));
     assert!(matches!(refused, Err(StoreError::Locked)), "{refused:?}");
     assert!(begin.elapsed() >= Duration::from_millis(80));
@@ -404,8 +407,9 @@ fn the_log_stays_from_run_to_run_and_does_not_grow_for_ever() {
 #[test]
 fn a_long_query_ends_at_the_deadline() {
     let (dir, _store) = new_store();
+    let mut store = open(dir.path(), Access::Read).unwrap();
     let deadline = Deadline::after(Duration::from_millis(50));
-    let store = Store::open(dir.path(), Access::Read, deadline).unwrap();
+    store.set_deadline(deadline).unwrap();
     let endless = store.read(|connection| {
         let sql = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)
                    SELECT count(*) FROM n";
