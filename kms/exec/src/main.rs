@@ -1,5 +1,7 @@
 //! `kms-exec`: any command that wraps and unwraps on stdin and stdout is a key manager.
 
+mod name;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,9 +13,6 @@ use vtpm_guard::plugin::{
 
 /// The longest output of a command, in bytes.
 const MAX_OUTPUT: usize = 64 << 10;
-
-/// What an argument has in place of the key's name.
-const NAME: &str = "{key}";
 
 fn main() -> ExitCode {
     serve::<Exec>()
@@ -94,26 +93,6 @@ impl CommandLine {
         Err(PluginError::new(Trouble::Settings, message))
     }
 
-    /// What is wrong with a key's name. It may come from the store, of a fleet also from whoever keeps that, and what
-    /// the arguments mean is not known here: a name is no file elsewhere, and no option.
-    fn problem(&self, key: &str) -> Option<&'static str> {
-        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"._:@/+-".contains(&byte);
-        // Behind anything but a blank a dash begins no option, and clevis has thumbprints that begin so.
-        let begins_a_word = |arg: &String| {
-            let mut places = arg.match_indices(NAME).map(|(at, _)| &arg[..at]);
-            places.any(|before| before.is_empty() || before.ends_with(char::is_whitespace))
-        };
-        if !key.bytes().all(is_name) {
-            Some("a key's name may have letters, digits and ._:@/+- only")
-        } else if key.starts_with('/') || key.split('/').any(|part| part == "..") {
-            Some("a key's name may not begin with / or have .. between slashes")
-        } else if key.starts_with('-') && self.args.iter().any(begins_a_word) {
-            Some("a key's name may not begin with - where it would be an option of the command")
-        } else {
-            None
-        }
-    }
-
     /// Runs it. A command that fails is an error of this kind.
     fn run(
         &self,
@@ -122,12 +101,16 @@ impl CommandLine {
         deadline: Deadline,
         failed: Trouble,
     ) -> Result<Zeroizing<Vec<u8>>, PluginError> {
-        if let Some(message) = self.problem(key) {
+        if let Some(message) = name::problem(&self.args, key) {
             return Err(PluginError::new(Trouble::NoKey, message));
         }
         // Run by the name of the section: of some programs the name says what they do.
         trusted_path(&self.program)?;
-        let args: Vec<_> = self.args.iter().map(|arg| arg.replace(NAME, key)).collect();
+        let args: Vec<_> = self
+            .args
+            .iter()
+            .map(|arg| arg.replace(name::PLACE, key))
+            .collect();
         let args: Vec<_> = args.iter().map(String::as_str).collect();
         let output = process::run(&self.program, &args, input, MAX_OUTPUT, deadline);
         let output = output.map_err(|error| {

@@ -1,13 +1,15 @@
 //! A connection to a KMIP server: one request, one response.
 
-use std::io::{Read, Write};
+use std::io::Write;
 
-use vtpm_guard::plugin::{Deadline, PluginError, Trouble, Zeroizing};
+use vtpm_guard::plugin::{Deadline, PluginError, Trouble};
 use vtpm_guard_kms_tls::{Address, Identity, Stream, plugin_error};
 
-use crate::message::{MAX_RESPONSE, Operation, Outcome, Refusal, Version, request, response, tag};
+use crate::message::{
+    NotReceived, Operation, Outcome, Refusal, Version, receive, request, response,
+};
 use crate::payload;
-use crate::ttlv::{Fields, HEADER_LEN, Malformed, Writer, header};
+use crate::ttlv::{Fields, Malformed, Writer};
 
 /// Where a server is, and with which certificate it is spoken to.
 #[derive(Debug)]
@@ -115,17 +117,16 @@ impl Connection {
         let request = request(self.version, operation, write);
         let sent = self.stream.write_all(&request);
         let sent = sent.and_then(|()| self.stream.flush());
-        let mut head = [0; HEADER_LEN];
-        let received = sent.and_then(|()| self.stream.read_exact(&mut head));
-        let broken = |error| Error::Lost(plugin_error(&server.address, &server.identity, &error));
-        received.map_err(broken)?;
-        let (tag, length) = header(head);
-        if tag != tag::RESPONSE_MESSAGE || length > MAX_RESPONSE {
-            let message = "what answers there does not speak KMIP";
-            return Err(Error::new(Trouble::Failed, message));
-        }
-        let mut bytes = Zeroizing::new(vec![0; length]);
-        self.stream.read_exact(&mut bytes).map_err(broken)?;
+        let received = sent.map_err(NotReceived::Lost);
+        let received = received.and_then(|()| receive(&mut self.stream));
+        let bytes = received.map_err(|error| match error {
+            NotReceived::Lost(error) => {
+                Error::Lost(plugin_error(&server.address, &server.identity, &error))
+            }
+            NotReceived::NotKmip => {
+                Error::new(Trouble::Failed, "what answers there does not speak KMIP")
+            }
+        })?;
         match response(&bytes)? {
             Outcome::Done(payload) => Ok(read(payload)?),
             Outcome::Refused(refusal) => Err(Error::Refused(refusal)),

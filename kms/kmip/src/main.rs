@@ -4,6 +4,7 @@ mod blob;
 mod connection;
 mod keys;
 mod message;
+mod name;
 mod payload;
 mod ttlv;
 
@@ -20,7 +21,8 @@ use zeroizing_alloc::ZeroAlloc;
 
 use blob::{Blob, Method};
 use connection::{Connection, Error, Server};
-use keys::{Keys, Name};
+use keys::Keys;
+use name::Name;
 
 /// The port that is assigned to KMIP.
 const PORT: u16 = 5696;

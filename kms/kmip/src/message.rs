@@ -1,10 +1,11 @@
 //! Requests and responses of KMIP, of which this program needs seven operations.
 
 use std::fmt;
+use std::io::{self, Read};
 
 use vtpm_guard::plugin::{PluginError, Trouble, Zeroizing};
 
-use super::ttlv::{Fields, Item, Malformed, Tag, Writer};
+use super::ttlv::{Fields, HEADER_LEN, Item, Malformed, Tag, Writer, header};
 
 /// The tags of the standard that occur here.
 pub mod tag {
@@ -149,6 +150,34 @@ pub enum Outcome<'a> {
     Refused(Refusal),
 }
 
+/// Why no response was received.
+#[derive(Debug)]
+pub enum NotReceived {
+    /// The connection was lost, or ended too early.
+    Lost(io::Error),
+    /// What was sent does not begin as a response does.
+    NotKmip,
+}
+
+impl From<io::Error> for NotReceived {
+    fn from(error: io::Error) -> Self {
+        Self::Lost(error)
+    }
+}
+
+/// Receives a response, and no more: what follows its header.
+pub fn receive(from: &mut impl Read) -> Result<Zeroizing<Vec<u8>>, NotReceived> {
+    let mut head = [0; HEADER_LEN];
+    from.read_exact(&mut head)?;
+    let (tag, length) = header(head);
+    if tag != tag::RESPONSE_MESSAGE || length > MAX_RESPONSE {
+        return Err(NotReceived::NotKmip);
+    }
+    let mut bytes = Zeroizing::new(vec![0; length]);
+    from.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// Reads what follows the header of a response to one operation.
 pub fn response(bytes: &[u8]) -> Result<Outcome<'_>, Malformed> {
     let item = Fields::of(bytes).get(tag::BATCH_ITEM)?.structure()?;
@@ -214,3 +243,7 @@ impl Refusal {
         )
     }
 }
+
+#[cfg(test)]
+#[path = "message/tests.rs"]
+mod tests;

@@ -201,3 +201,7 @@ impl Writer {
         self.0.resize(padded, 0);
     }
 }
+
+#[cfg(test)]
+#[path = "ttlv/tests.rs"]
+mod tests;

@@ -9,7 +9,52 @@
 
 use vtpm_guard::plugin::{PluginError, blob_head, cut_short, split_blob};
 
-use crate::method::Method;
+/// How a provider key was wrapped; the number is in the wrapped key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Method {
+    /// `CKM_AES_GCM`, with the context as associated data.
+    AesGcm,
+    /// `CKM_AES_KEY_WRAP` (RFC 3394).
+    AesKeyWrap,
+    /// `CKM_AES_KEY_WRAP_PAD` (RFC 5649).
+    AesKeyWrapPad,
+    /// `CKM_RSA_PKCS_OAEP` with SHA-256, and the context as its label.
+    OaepSha256Label,
+    /// The same without a label, which not every token takes.
+    OaepSha256,
+    /// With SHA-1 and without a label: all that some tokens can. OAEP does not need a hash whose
+    /// collisions cannot be found.
+    OaepSha1,
+}
+
+impl Method {
+    /// All, the best for each kind of key first.
+    pub(crate) const ALL: [Self; 6] = [
+        Self::AesGcm,
+        Self::AesKeyWrap,
+        Self::AesKeyWrapPad,
+        Self::OaepSha256Label,
+        Self::OaepSha256,
+        Self::OaepSha1,
+    ];
+
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Self::AesGcm => 1,
+            Self::AesKeyWrap => 2,
+            Self::AesKeyWrapPad => 3,
+            Self::OaepSha256Label => 4,
+            Self::OaepSha256 => 5,
+            Self::OaepSha1 => 6,
+        }
+    }
+
+    pub(crate) fn from_number(number: u8) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|method| method.number() == number)
+    }
+}
 
 /// A wrapped provider key.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,6 +93,14 @@ impl Blob {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_method_has_a_number_of_its_own() {
+        for method in Method::ALL {
+            assert_eq!(Method::from_number(method.number()), Some(method));
+        }
+        assert_eq!(Method::from_number(0), None);
+    }
 
     #[test]
     fn comes_back_as_it_went_and_never_when_cut() {

@@ -5,6 +5,7 @@ mod blob;
 mod error;
 mod key;
 mod method;
+mod name;
 mod token;
 
 use std::alloc::System;
@@ -18,8 +19,8 @@ use vtpm_guard::plugin::{
 use zeroizing_alloc::ZeroAlloc;
 
 use blob::Blob;
-use key::Name;
 use method::Wanted;
+use name::Name;
 use token::{Address, Token};
 
 /// Wipes all that is freed: what the libraries for PKCS#11 have read and written has keys in it.

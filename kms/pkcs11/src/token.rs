@@ -12,8 +12,9 @@ use vtpm_guard::plugin::{PluginError, Trouble, Zeroizing, read_credentials, trus
 
 use crate::blob::Blob;
 use crate::error::{explain, is_not_offered, not_reached};
-use crate::key::{Key, Name};
+use crate::key::Key;
 use crate::method::Wanted;
+use crate::name::Name;
 
 mod calls;
 

@@ -1,9 +1,9 @@
 //! The API of Vault and OpenBao: JSON over HTTP, with a token.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use vtpm_guard::plugin::{Deadline, PluginError, Trouble, Zeroizing};
 
-use crate::answer::{Success, errors, incomplete};
+use crate::answer::{self, Success, errors};
 use crate::http::{Request, Server};
 use crate::login::Login;
 use crate::reply::Answer;
@@ -16,14 +16,6 @@ pub(crate) struct Api {
     pub(crate) server: Server,
     namespace: Option<String>,
     login: Login,
-}
-
-/// What is read of `sys/health`.
-#[derive(Deserialize)]
-struct Health {
-    version: String,
-    /// One that is not initialized says that, too.
-    sealed: bool,
 }
 
 impl Api {
@@ -45,13 +37,12 @@ impl Api {
             body: b"",
         };
         let answer = self.server.ask(&health, deadline)?;
-        let health: Health =
-            serde_json::from_slice(&answer.body).map_err(|_| self.incomplete("sys/health"))?;
+        let health = answer::health(&answer, &self.server.address)?;
         if health.sealed {
             return Err(self.error(Trouble::Unreachable, "it is sealed"));
         }
         let answer = self.get("auth/token/lookup-self", deadline)?;
-        let until = answer.data()?.expire_time;
+        let until = answer.expire_time()?;
         let until = until.map_or("without an end".to_owned(), |time| format!("until {time}"));
         Ok(format!("version {}, token {until}", health.version))
     }
@@ -147,17 +138,7 @@ impl Api {
     }
 
     fn failed(&self, answer: &Answer, path: &str) -> PluginError {
-        let said = errors(&answer.body).to_lowercase();
-        let says = |text: &str| said.contains(text);
-        let trouble = match answer.status {
-            400 | 404 if says("key not found") || says("version") => Trouble::NoKey,
-            400 if says("authentication failed") || says("ciphertext") => Trouble::NotOpened,
-            // A path without anything behind it: of a key, or of an engine.
-            404 => Trouble::NoKey,
-            429 | 472 | 473 | 500..=599 => Trouble::Unreachable,
-            _ => Trouble::Failed,
-        };
-        self.refused(trouble, answer, path)
+        self.refused(answer::trouble(answer), answer, path)
     }
 
     fn refused(&self, trouble: Trouble, answer: &Answer, path: &str) -> PluginError {
@@ -168,10 +149,6 @@ impl Api {
             said
         };
         self.error(trouble, &format!("{path}: {said}"))
-    }
-
-    pub(crate) fn incomplete(&self, what: &str) -> PluginError {
-        incomplete(&self.server.address.to_string(), what)
     }
 
     fn error(&self, trouble: Trouble, reason: &str) -> PluginError {
@@ -188,28 +165,4 @@ fn to_json(request: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, PluginError> 
     let left = rest.len();
     json.truncate(MAX_REQUEST - left);
     Ok(json)
-}
-
-/// Whether a text can be where something is mounted: names with slashes between them.
-pub(crate) fn is_mount(text: &str) -> bool {
-    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-    let mut names = text.split('/');
-    names.all(|name| !name.is_empty() && name != ".." && name.bytes().all(is_name))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mount_is_a_path_of_names() {
-        for good in ["transit", "team-a/transit", "v1.2_x"] {
-            assert!(is_mount(good), "{good}");
-        }
-        for bad in [
-            "", "/", "/transit", "transit/", "a//b", "a/../b", "a b", "a?b", "a\r\nb", "ä",
-        ] {
-            assert!(!is_mount(bad), "{bad}");
-        }
-    }
 }

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use vtpm_guard::plugin::{Deadline, PluginError, Settings, Trouble, Zeroizing, read_credentials};
 
-use crate::api::{Api, is_mount};
+use crate::answer::is_word;
+use crate::api::Api;
 use crate::http::Server;
+use crate::name::is_mount;
 
 /// How to get a token, and the one that a login has given.
 pub(crate) struct Login {
@@ -115,7 +117,7 @@ pub(crate) fn mount(
 fn text(file: &Path) -> Result<Zeroizing<String>, PluginError> {
     let bytes = read_credentials(file)?;
     let word = std::str::from_utf8(&bytes).ok();
-    let word = word.filter(|text| text.bytes().all(|byte| byte.is_ascii_graphic()));
+    let word = word.filter(|text| is_word(text));
     let word = word.map(|text| Zeroizing::new(text.to_owned()));
     word.ok_or_else(|| {
         let message = format!("{}: there must be one word in it", file.display());

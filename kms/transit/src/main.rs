@@ -7,6 +7,7 @@ mod answer;
 mod api;
 mod http;
 mod login;
+mod name;
 mod reply;
 
 use std::alloc::System;
@@ -21,9 +22,10 @@ use vtpm_guard::plugin::{
 use vtpm_guard_kms_tls::{Identity, Needs};
 use zeroizing_alloc::ZeroAlloc;
 
-use crate::api::{Api, is_mount};
+use crate::api::Api;
 use crate::http::Server;
 use crate::login::Login;
+use crate::name::is_mount;
 
 /// Wipes all that is freed: what the libraries for TLS have read and written has keys in it.
 #[global_allocator]
@@ -86,12 +88,7 @@ impl Kms for Transit {
         let answer = self
             .api
             .post(&self.path("encrypt", key)?, &request, deadline)?;
-        let ciphertext = answer.data()?.ciphertext;
-        let ciphertext = ciphertext.ok_or_else(|| self.api.incomplete("ciphertext"))?;
-        Ok(Wrapped {
-            version: version(&ciphertext),
-            blob: ciphertext.into_owned().into_bytes(),
-        })
+        answer.wrapped()
     }
 
     fn unwrap(
@@ -100,26 +97,15 @@ impl Kms for Transit {
         blob: &[u8],
         deadline: Deadline,
     ) -> Result<Zeroizing<Vec<u8>>, PluginError> {
-        let not_opened = |reason| PluginError::new(Trouble::NotOpened, reason);
-        let ciphertext = std::str::from_utf8(blob)
-            .map_err(|_| not_opened("what was wrapped is no ciphertext of transit"))?;
         let request = Decrypt {
-            ciphertext,
+            ciphertext: answer::ciphertext(blob)?,
             associated_data: Base64::encode_string(key.context.as_bytes()),
         };
         let asked = self
             .api
             .post(&self.path("decrypt", key)?, &request, deadline);
         let answer = asked.map_err(|error| with_version(error, key))?;
-        let plaintext = answer.data()?.plaintext;
-        let plaintext = plaintext.ok_or_else(|| self.api.incomplete("plaintext"))?;
-        // In its final size: a buffer that grew would leave a copy.
-        let mut kek = Zeroizing::new(vec![0; plaintext.len()]);
-        let length = Base64::decode(plaintext.as_bytes(), &mut kek)
-            .map_err(|_| self.api.incomplete("plaintext in base64"))?
-            .len();
-        kek.truncate(length);
-        Ok(kek)
+        answer.unwrapped()
     }
 }
 
@@ -134,18 +120,7 @@ impl Transit {
     }
 
     fn path(&self, verb: &str, key: &RemoteKey<'_>) -> Result<String, PluginError> {
-        let name = key.name;
-        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-        let is_edge = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
-        let bytes = name.as_bytes();
-        if bytes.iter().all(|byte| is_name(*byte))
-            && bytes.first().is_some_and(is_edge)
-            && bytes.last().is_some_and(is_edge)
-        {
-            return Ok(format!("{}/{verb}/{name}", self.mount));
-        }
-        let message = format!("\"{name}\" can be no name of a key of transit");
-        Err(PluginError::new(Trouble::NoKey, message))
+        name::path(&self.mount, verb, key.name)
     }
 }
 
@@ -155,15 +130,6 @@ fn with_version(mut error: PluginError, key: &RemoteKey<'_>) -> PluginError {
         error.message = format!("{} (it was wrapped by version {version})", error.message);
     }
     error
-}
-
-/// The version of the key that made this ciphertext: `vault:v1:...`.
-fn version(ciphertext: &str) -> Option<String> {
-    let version = ciphertext.split(':').nth(1)?.strip_prefix('v')?;
-    version
-        .parse::<u64>()
-        .ok()
-        .map(|version| version.to_string())
 }
 
 #[derive(Serialize)]
@@ -176,24 +142,4 @@ struct Encrypt<'a> {
 struct Decrypt<'a> {
     ciphertext: &'a str,
     associated_data: String,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_ciphertext_names_the_version_of_its_key() {
-        assert_eq!(version("vault:v12:AAAA"), Some("12".to_owned()));
-        for other in [
-            "",
-            "vault",
-            "vault:",
-            "vault:1:AAAA",
-            "vault:vx:AAAA",
-            "vault:v-1:A",
-        ] {
-            assert_eq!(version(other), None, "{other}");
-        }
-    }
 }

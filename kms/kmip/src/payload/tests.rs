@@ -1,8 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use super::super::ttlv::Writer;
 use super::*;
-use crate::message::{Operation, Outcome, request, response};
-use crate::ttlv::{Tag, Writer};
 
 /// Writes a payload, and gives it to a reader.
 fn read<T>(
@@ -94,75 +93,4 @@ fn attributes_that_are_not_known_do_not_matter() {
             ..Attributes::default()
         }
     );
-}
-
-/// The example of the standard (KMIP specification 1.2, 9.1.2): a structure of an enumeration and an integer.
-#[test]
-fn the_example_of_the_standard_is_written_and_read() {
-    let written = Writer::message(Tag(0x42_0020), |writer| {
-        writer.enumeration(Tag(0x42_0004), 254);
-        writer.integer(Tag(0x42_0005), 255);
-    });
-    let expected = [
-        0x42, 0x00, 0x20, 0x01, 0x00, 0x00, 0x00, 0x20, // structure, 32 bytes
-        0x42, 0x00, 0x04, 0x05, 0x00, 0x00, 0x00, 0x04, // enumeration
-        0x00, 0x00, 0x00, 0xfe, 0x00, 0x00, 0x00, 0x00, //
-        0x42, 0x00, 0x05, 0x02, 0x00, 0x00, 0x00, 0x04, // integer
-        0x00, 0x00, 0x00, 0xff, 0x00, 0x00, 0x00, 0x00,
-    ];
-    assert_eq!(written[..], expected);
-    let fields = Fields::of(&written)
-        .get(Tag(0x42_0020))
-        .unwrap()
-        .structure()
-        .unwrap();
-    assert_eq!(fields.get(Tag(0x42_0004)).unwrap().enumeration(), Ok(254));
-    assert_eq!(fields.get(Tag(0x42_0005)).unwrap().integer(), Ok(255));
-    let other = Malformed::Type(Tag(0x42_0005));
-    assert_eq!(fields.get(Tag(0x42_0005)).unwrap().text(), Err(other));
-    for end in 1..expected.len() {
-        assert_eq!(
-            Fields::of(&expected[..end]).get(Tag(0x42_0020)).err(),
-            Some(Malformed::Cut)
-        );
-    }
-}
-
-#[test]
-fn a_request_has_the_header_and_one_item() {
-    let bytes = request(Version(1, 2), Operation::Get, |payload| {
-        payload.text(tag::UNIQUE_IDENTIFIER, "7");
-    });
-    let message = Fields::of(&bytes)
-        .get(tag::REQUEST_MESSAGE)
-        .unwrap()
-        .structure()
-        .unwrap();
-    let header = message
-        .get(tag::REQUEST_HEADER)
-        .unwrap()
-        .structure()
-        .unwrap();
-    let version = header
-        .get(tag::PROTOCOL_VERSION)
-        .unwrap()
-        .structure()
-        .unwrap();
-    assert_eq!(Version::read(version), Ok(Version(1, 2)));
-    assert_eq!(header.get(tag::BATCH_COUNT).unwrap().integer(), Ok(1));
-    let item = message.get(tag::BATCH_ITEM).unwrap().structure().unwrap();
-    assert_eq!(item.get(tag::OPERATION).unwrap().enumeration(), Ok(0x0a));
-}
-
-#[test]
-fn a_refusal_without_words_is_one() {
-    let bytes = Writer::message(tag::RESPONSE_MESSAGE, |message| {
-        message.structure(tag::BATCH_ITEM, |item| {
-            item.enumeration(tag::RESULT_STATUS, 1);
-        });
-    });
-    match response(&bytes[8..]).unwrap() {
-        Outcome::Refused(refusal) => assert_eq!(refusal.message, "it gave no reason"),
-        Outcome::Done(_) => panic!("it was refused"),
-    }
 }

@@ -7,10 +7,9 @@ use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHan
 use cryptoki::session::Session;
 use vtpm_guard::plugin::{PluginError, Trouble, Zeroizing};
 
-use crate::blob::Blob;
+use crate::blob::{Blob, Method};
 use crate::error::not_opened;
 use crate::key::{Key, one};
-use crate::method::Method;
 
 /// The nonce of AES-GCM, in bytes.
 const NONCE_LEN: usize = 12;
