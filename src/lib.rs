@@ -58,8 +58,12 @@ pub mod internals {
 
     rooms!(
         capture, cli, config, fleet, guard, hook, host, keyring, kms, libvirt, log, messages,
-        recovery, store, swtpm, tpm_copies
+        recovery, staging, store, swtpm, tpm_copies
     );
+
+    pub mod manage {
+        pub use crate::manage::checks::directory_in;
+    }
 }
 
 /// So that rules which tests/ shares with unit tests name the library as tests/ does.

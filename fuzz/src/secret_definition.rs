@@ -1,11 +1,32 @@
-//! Any text as libvirt's definition of a secret: nothing panics.
+//! Any text as libvirt's definition of a secret: what is read is in the text, what the guard writes is read as what it is, and
+//! elements in elements change nothing of the rest, and take no time.
 
-use vtpm_guard::internals::libvirt::secret::SecretDefinition;
+use vtpm_guard::internals::ids::{DomainUuid, SecretUuid};
+use vtpm_guard::internals::libvirt::secret::{Purpose, SecretDefinition, definition};
 
 /// Tries these bytes.
 pub fn check(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
-    let _ = SecretDefinition::parse(text);
+    if let Some(found) = SecretDefinition::parse(text) {
+        // A character reference is longer than the character.
+        assert!(found.usage.len() + found.description.len() <= text.len());
+        assert!(text.contains("vtpm") || found.purpose != Purpose::Vtpm);
+        assert!(text.contains("yes") || !found.is_private && !found.is_ephemeral);
+        assert_eq!(
+            SecretDefinition::parse(&format!("<!-- a -->{text}")),
+            Some(found)
+        );
+    }
+    let domain = DomainUuid::from_bytes([0xd0; 16]);
+    let ours = definition(SecretUuid::from_bytes([0x5e; 16]), domain);
+    let (head, end) = ours.split_at(ours.len() - "</secret>".len());
+    let expected = SecretDefinition::parse(&ours).expect("the guard's own");
+    assert!(expected.is_private && expected.is_ephemeral);
+    assert_eq!(expected.guards_domain(), Some(domain));
+    let escaped = text.replace(['<', '>', '&'], " ");
+    let with = format!("{head}<other>{escaped}</other>{end}");
+    let found = SecretDefinition::parse(&with);
+    assert_eq!(found, Some(expected));
 }

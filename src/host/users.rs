@@ -55,7 +55,12 @@ fn lines([own, image]: [impl AsRef<Path>; 2]) -> io::Result<String> {
 }
 
 fn gid_in(groups: [impl AsRef<Path>; 2], group: &str) -> Option<u32> {
-    let groups = lines(groups).ok()?;
+    gid_in_text(&lines(groups).ok()?, group)
+}
+
+/// The number of the group of this name, in the text of group(5).
+#[must_use]
+pub fn gid_in_text(groups: &str, group: &str) -> Option<u32> {
     let mut groups = groups.lines().filter_map(|line| {
         let mut fields = line.split(':');
         (fields.next()? == group).then(|| fields.nth(1)?.parse().ok())?
@@ -65,8 +70,13 @@ fn gid_in(groups: [impl AsRef<Path>; 2], group: &str) -> Option<u32> {
 
 /// The first user whose name or number is wanted, with the primary group only.
 fn find_name(passwd: [impl AsRef<Path>; 2], wanted: impl Fn(&User) -> bool) -> Option<User> {
-    let users = lines(passwd).ok()?;
-    users.lines().filter_map(user).find(wanted)
+    user_in_text(&lines(passwd).ok()?, wanted)
+}
+
+/// The first user whose name or number is wanted, with the primary group only, in the text of passwd(5).
+#[must_use]
+pub fn user_in_text(passwd: &str, wanted: impl Fn(&User) -> bool) -> Option<User> {
+    passwd.lines().filter_map(user).find(wanted)
 }
 
 fn find(
@@ -75,11 +85,15 @@ fn find(
     wanted: impl Fn(&User) -> bool,
 ) -> Option<User> {
     let mut user = find_name(passwd, wanted)?;
-    let groups = lines(group).ok()?;
-    for line in groups.lines() {
-        user.groups.extend(group_with(&user, line));
-    }
+    add_groups(&mut user, &lines(group).ok()?);
     Some(user)
+}
+
+/// Adds the groups of which the user is a member, in the text of group(5).
+pub fn add_groups(user: &mut User, groups: &str) {
+    for line in groups.lines() {
+        user.groups.extend(group_with(user, line));
+    }
 }
 
 /// The number of the group in this line if the user is a member of it, and is not known as one yet.

@@ -109,7 +109,11 @@ struct Stat {
 impl Stat {
     /// Returns `None` if there is no such process.
     fn of(proc: &Path, pid: u32) -> Option<Self> {
-        let stat = text::read(&proc.join(pid.to_string()).join("stat")).ok()?;
+        Self::parse(&text::read(&proc.join(pid.to_string()).join("stat")).ok()?)
+    }
+
+    /// Returns `None` if it does not say.
+    fn parse(stat: &str) -> Option<Self> {
         // The second field is a name in parentheses, with any characters.
         let (_, behind_name) = stat.rsplit_once(')')?;
         let mut fields = behind_name.split_whitespace();
@@ -118,6 +122,15 @@ impl Stat {
         let started = fields.nth(17)?.parse().ok()?;
         Some(Self { parent, started })
     }
+}
+
+/// What `/proc/PID/stat` and `status` say, for fuzzing: the number of the parent and the start time; whether the process
+/// has ended, and whether it is root's alone.
+#[cfg(feature = "internals")]
+#[must_use]
+pub fn process_says(stat: &str, status: &str) -> (Option<(u32, u64)>, bool, bool) {
+    let read = Stat::parse(stat).map(|stat| (stat.parent, stat.started));
+    (read, says_ended(stat), says_root(status))
 }
 
 fn has_thread(process: &Path, wanted: &str) -> bool {
@@ -177,7 +190,10 @@ fn is_one(process: &Path, daemon: &str) -> bool {
 /// the same name, and anybody may call a program so. The owner of `/proc/PID` does not tell: it is root
 /// wherever a process has forbidden its dumps (proc(5)).
 fn is_roots(process: &Path) -> bool {
-    let status = text::read(&process.join("status")).unwrap_or_default();
+    says_root(&text::read(&process.join("status")).unwrap_or_default())
+}
+
+fn says_root(status: &str) -> bool {
     let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
     // Real, effective, saved, and that of its file accesses.
     ids.is_some_and(|ids| ids.split_whitespace().eq(["0"; 4]))
@@ -186,7 +202,10 @@ fn is_roots(process: &Path) -> bool {
 /// Returns whether a process has ended, but was not reaped by its parent: the third field of
 /// `/proc/PID/stat` (proc(5)).
 fn has_ended(process: &Path) -> bool {
-    let stat = text::read(&process.join("stat")).unwrap_or_default();
+    says_ended(&text::read(&process.join("stat")).unwrap_or_default())
+}
+
+fn says_ended(stat: &str) -> bool {
     let state = stat.rsplit_once(')').and_then(|(_, behind_name)| {
         let mut words = behind_name.split_whitespace();
         words.next()

@@ -21,9 +21,11 @@ use crate::libvirt::secret::{LibvirtSecret, SecretDefinition, SecretError, Secre
 
 pub(super) use self::definition::definition;
 pub use self::definition::domain_in;
-#[cfg(test)]
-pub(crate) use self::saved_image::image;
+#[cfg(any(test, feature = "internals"))]
+pub use self::saved_image::image;
 pub use self::saved_image::saved_xml;
+#[cfg(feature = "internals")]
+pub use self::saved_image::xml_in;
 
 mod definition;
 mod saved_image;
@@ -164,29 +166,39 @@ pub fn remaining_files(dir: &Path, secret: SecretUuid) -> Result<Vec<PathBuf>, F
 }
 
 fn read_base64(file: File, path: PathBuf) -> Result<Dek, FilesError> {
-    // A buffer of its final size: one that grew would leave copies of a key. The additional byte
-    // detects a file that is too long.
-    let mut text = Zeroizing::new(vec![0; MAX_BASE64_LEN + 1]);
+    match value_in(file) {
+        Ok(Some(dek)) => Ok(dek),
+        Ok(None) => Err(FilesError::NotAValue { path }),
+        Err(source) => Err(io_error(&path, source)),
+    }
+}
+
+/// Reads what is in `UUID.base64`. `None`: it is not a value as libvirt writes it.
+pub fn value_in(mut file: impl Read) -> io::Result<Option<Dek>> {
+    // A buffer of its final size: one that grew would leave copies of a key. Of the additional bytes one is for a line feed,
+    // and the other detects a file that is too long.
+    let mut text = Zeroizing::new(vec![0; MAX_BASE64_LEN + 2]);
     let mut len = 0;
-    let mut file = file;
     loop {
         match file.read(&mut text[len..]) {
+            // What follows is not known, so neither is whether the value ends there.
+            Ok(0) if len == text.len() => return Ok(None),
             Ok(0) => break,
             Ok(read) => len += read,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(source) => return Err(io_error(&path, source)),
+            Err(error) => return Err(error),
         }
     }
     let text = text[..len].trim_ascii_end();
     let mut value = Zeroizing::new(vec![0; text.len() / 4 * 3]);
     let decoded = Base64::decode(text, &mut value).map(<[u8]>::len);
-    match decoded {
+    Ok(match decoded {
         Ok(len @ 1..=Dek::MAX_LEN) => {
             value.truncate(len);
-            Ok(Dek::from_bytes(value))
+            Some(Dek::from_bytes(value))
         }
-        _ => Err(FilesError::NotAValue { path }),
-    }
+        _ => None,
+    })
 }
 
 fn io_error(path: &Path, source: io::Error) -> FilesError {

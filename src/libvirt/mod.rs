@@ -37,6 +37,8 @@ mod wire;
 
 pub use attempt::calling_attempt;
 pub use client::LibvirtClient;
+#[cfg(feature = "internals")]
+pub use daemon::process_says;
 pub use daemon::{Process, a_daemon_runs, called_by_starting_daemon, calling_daemon, daemon_runs};
 pub use daemons::Daemons;
 pub use guests::{Guest, Libvirt, SavedRuns};
@@ -46,7 +48,7 @@ pub use metadata::{Metadata, MetadataChange};
 pub use silence::Silence;
 pub use starting::StartingLibvirtd;
 #[cfg(feature = "internals")]
-pub use wire::value_from;
+pub use wire::{names_mode, value_from};
 
 /// Whether these are the bytes of a request, and of a response, of the helper's protocol, for
 /// fuzzing.

@@ -140,7 +140,9 @@ fn chooses_sockets_itself(config: &Path) -> bool {
     }
 }
 
-fn names_mode(conf: &str) -> bool {
+/// Whether a `libvirt.conf` has such a line.
+#[must_use]
+pub fn names_mode(conf: &str) -> bool {
     let mut lines = conf.lines();
     lines.any(|line| line.trim_start().starts_with("remote_mode"))
 }

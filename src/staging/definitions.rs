@@ -144,13 +144,19 @@ impl DefinitionFiles {
             Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
             list => list?,
         };
-        let words = list
-            .lines()
-            .flat_map(|line| line.split_whitespace().skip(1));
-        Ok(words
-            .filter_map(|word| DomainUuid::parse(word).ok())
-            .collect())
+        Ok(stopped_in(&list))
     }
+}
+
+/// The guests in libvirt-guests' list: in each line the daemon's URI, and the UUIDs of its guests.
+#[must_use]
+pub fn stopped_in(list: &str) -> BTreeSet<DomainUuid> {
+    let words = list
+        .lines()
+        .flat_map(|line| line.split_whitespace().skip(1));
+    words
+        .filter_map(|word| DomainUuid::parse(word).ok())
+        .collect()
 }
 
 /// Why libvirt's definitions are not known.
@@ -213,7 +219,7 @@ impl DefinitionIndex {
 }
 
 /// The UUIDs in a document, as libvirt writes them: in lower case, with hyphens.
-fn uuids_in(document: &[u8]) -> impl Iterator<Item = [u8; 16]> {
+pub fn uuids_in(document: &[u8]) -> impl Iterator<Item = [u8; 16]> {
     const LENGTH: usize = 36;
     let candidates = document.windows(LENGTH).filter(|text| text[8] == b'-');
     let is_lower = |text: &&[u8]| !text.iter().any(u8::is_ascii_uppercase);

@@ -9,5 +9,7 @@ mod secrets;
 #[cfg(test)]
 pub(crate) use definitions::files_read;
 pub use definitions::{Definition, DefinitionFiles, DefinitionIndex, DefinitionsError};
+#[cfg(feature = "internals")]
+pub use definitions::{stopped_in, uuids_in};
 pub use dir::{StagedSecret, StagingDir, StagingError};
 pub use secrets::Staging;

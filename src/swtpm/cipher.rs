@@ -20,6 +20,8 @@ use super::proof::{EncryptedState, FileKey, FileKeyLen};
 use crate::key::dek::Dek;
 use crate::key::random::{self, RandomError};
 
+#[cfg(feature = "internals")]
+pub mod forged;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests;
@@ -53,8 +55,9 @@ pub struct TpmData(Zeroizing<Vec<u8>>);
 
 impl TpmData {
     /// The data, for a test to compare.
-    #[cfg(test)]
-    pub(crate) fn bytes(&self) -> &[u8] {
+    #[cfg(any(test, feature = "internals"))]
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
         &self.0
     }
 
@@ -68,6 +71,11 @@ impl TpmData {
 
     /// Decrypts the data of a state.
     pub fn decrypt(blob: &[u8], dek: &Dek) -> Result<Self, RecryptError> {
+        Self::decrypt_by(blob, || FileKey::of(dek, FileKeyLen::Bits256))
+    }
+
+    /// Decrypts the data of a state with this file key, which is only derived if the state is one.
+    fn decrypt_by(blob: &[u8], file_key: impl FnOnce() -> FileKey) -> Result<Self, RecryptError> {
         let Records::Encrypted {
             key_len,
             data,
@@ -81,10 +89,10 @@ impl TpmData {
             return Err(RecryptError::ShortKey);
         }
         let state = EncryptedState::new(key_len, data, iv, mac).ok_or(StateError::EncryptedData)?;
-        if !state.is_opened_by(dek) {
+        let file_key = file_key();
+        if !state.is_opened_by_file_key(&file_key) {
             return Err(RecryptError::OtherKey);
         }
-        let file_key = FileKey::of(dek, key_len);
         // Without a record of an IV, swtpm uses one of zeros.
         let iv = iv.unwrap_or(&[0; IV_LEN]);
         let mut bytes = Zeroizing::new(data.to_vec());
@@ -110,19 +118,7 @@ impl TpmData {
     /// Tests with vectors choose the IV.
     fn encrypt_with_iv(&self, dek: &Dek, iv: &[u8; IV_LEN]) -> Result<Vec<u8>, RecryptError> {
         let file_key = FileKey::of(dek, FileKeyLen::Bits256);
-        let mut bytes = self.padded();
-        let mut cipher =
-            cbc::Encryptor::<Aes256>::new_from_slices(file_key.bytes(), &iv[..BLOCK_LEN])
-                .map_err(|_| StateError::EncryptedData)?;
-        for block in bytes.chunks_exact_mut(BLOCK_LEN) {
-            let block = block.try_into().map_err(|_| StateError::EncryptedData)?;
-            cipher.encrypt_block(block);
-        }
-        let authenticated = [&bytes[..], iv].concat();
-        file_key
-            .mac(&authenticated)
-            .and_then(|mac| format::join_encrypted(&bytes, &mac, iv))
-            .ok_or_else(|| StateError::TooLong.into())
+        encrypt_blocks(self.padded(), &file_key, iv)
     }
 
     /// Returns the data with its padding, in a buffer that never grows: growing would leave a copy.
@@ -141,6 +137,25 @@ impl TpmData {
         use subtle::ConstantTimeEq;
         self.0.ct_eq(&other.0).into()
     }
+}
+
+/// Returns a state whose decrypted data are these blocks, padding and all.
+fn encrypt_blocks(
+    mut bytes: Zeroizing<Vec<u8>>,
+    file_key: &FileKey,
+    iv: &[u8; IV_LEN],
+) -> Result<Vec<u8>, RecryptError> {
+    let mut cipher = cbc::Encryptor::<Aes256>::new_from_slices(file_key.bytes(), &iv[..BLOCK_LEN])
+        .map_err(|_| StateError::EncryptedData)?;
+    for block in bytes.chunks_exact_mut(BLOCK_LEN) {
+        let block = block.try_into().map_err(|_| StateError::EncryptedData)?;
+        cipher.encrypt_block(block);
+    }
+    let authenticated = [&bytes[..], iv].concat();
+    file_key
+        .mac(&authenticated)
+        .and_then(|mac| format::join_encrypted(&bytes, &mac, iv))
+        .ok_or_else(|| StateError::TooLong.into())
 }
 
 /// Returns the length without the padding; `None` if the padding is invalid. The MAC has verified,

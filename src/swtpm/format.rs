@@ -187,6 +187,19 @@ pub(super) fn join_encrypted(data: &[u8], mac: &[u8], iv: &[u8]) -> Option<Vec<u
     Some(blob)
 }
 
+/// What the MAC of an encrypted state covers, and where its first bytes are, as many as SHA-256 has. `None` if it has no
+/// such MAC.
+#[cfg(feature = "internals")]
+pub(super) fn authenticated(blob: &[u8]) -> Option<(Vec<u8>, std::ops::Range<usize>)> {
+    let Ok(Records::Encrypted { data, iv, mac, .. }) = split(blob) else {
+        return None;
+    };
+    let mac: &[u8; super::proof::MAC_LEN] = mac.first_chunk()?;
+    let start = mac.as_ptr().addr() - blob.as_ptr().addr();
+    let authenticated = [data, iv.unwrap_or_default()].concat();
+    Some((authenticated, start..start + mac.len()))
+}
+
 /// Returns the first record with this tag. As in swtpm, a record that does not fit ends the search.
 fn find_record(mut records: &[u8], wanted: u16) -> Option<&[u8]> {
     while let Some((header, rest)) = records.split_first_chunk::<RECORD_HEADER_LEN>() {

@@ -25,6 +25,8 @@ mod state_path;
 mod tests;
 mod walk;
 
+#[cfg(feature = "internals")]
+pub use cipher::forged::Forger;
 pub use cipher::{RecryptError, TpmData};
 pub use empty::remove_empty_directory;
 pub use error::{LockError, StateError};

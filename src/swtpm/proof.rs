@@ -77,13 +77,18 @@ impl EncryptedState {
     /// file key that is derived from `dek`. Each call costs a key derivation (about a millisecond).
     #[must_use]
     pub fn is_opened_by(&self, dek: &Dek) -> bool {
-        let file_key = FileKey::of(dek, self.key_len);
+        self.is_opened_by_file_key(&FileKey::of(dek, self.key_len))
+    }
+
+    /// The same, with the key that is derived from a DEK.
+    pub(super) fn is_opened_by_file_key(&self, file_key: &FileKey) -> bool {
         file_key.authenticates(&self.authenticated, &self.mac)
     }
 }
 
 /// The key that swtpm derives from a DEK for one state file. Wiped when dropped. It is in a box, so
 /// that moving it leaves no copies on the stack.
+#[cfg_attr(feature = "internals", derive(Clone))]
 pub(super) struct FileKey {
     bytes: Box<Zeroizing<[u8; FileKeyLen::MAX_BYTES]>>,
     len: FileKeyLen,

@@ -12,9 +12,14 @@ impl QemuConf {
     /// Reads it. One that is not there, or that root cannot read, sets nothing: libvirt passes over it, too.
     #[must_use]
     pub fn read(path: &Path) -> Self {
-        let bytes = fs::read(path).unwrap_or_default();
+        Self::of(&fs::read(path).unwrap_or_default())
+    }
+
+    /// What is in one.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
         // A comment may be in any encoding.
-        Self(String::from_utf8_lossy(&bytes).into_owned())
+        Self(String::from_utf8_lossy(bytes).into_owned())
     }
 
     /// The user, as [`resolve`] takes it.

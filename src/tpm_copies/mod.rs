@@ -45,9 +45,10 @@ pub fn is_run_record(text: &[u8]) -> bool {
     serde_json::from_slice::<RunRecord>(text).is_ok()
 }
 
-/// Whether this is the manifest of a saved copy, for fuzzing.
+/// The manifest of a saved copy as it is written, where this is one, for fuzzing.
 #[cfg(feature = "internals")]
 #[must_use]
-pub fn is_manifest(text: &[u8]) -> bool {
-    serde_json::from_slice::<manifest::Manifest>(text).is_ok()
+pub fn manifest_as_written(text: &[u8]) -> Option<Vec<u8>> {
+    let manifest: manifest::Manifest = serde_json::from_slice(text).ok()?;
+    serde_json::to_vec(&manifest).ok()
 }

@@ -25,12 +25,16 @@ const MAX_DATA: usize = 12 << 20;
 /// Returns the domain XML with which libvirt continues the run in this image. `None` if there is no image, or none that
 /// libvirt continues from.
 pub fn saved_xml(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    let mut file = match others::open(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        file => file?,
-    };
+    match others::open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        image => xml_in(image?),
+    }
+}
+
+/// The same, of what is in an image.
+pub fn xml_in(mut image: impl Read) -> io::Result<Option<Vec<u8>>> {
     let mut header = [0; HEADER_LEN];
-    match file.read_exact(&mut header) {
+    match image.read_exact(&mut header) {
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
         read => read?,
     }
@@ -41,15 +45,16 @@ pub fn saved_xml(path: &Path) -> io::Result<Option<Vec<u8>>> {
         return Ok(None);
     }
     let mut xml = Vec::new();
-    file.take(data_len as u64).read_to_end(&mut xml)?;
+    image.take(data_len as u64).read_to_end(&mut xml)?;
     let end = xml.iter().position(|byte| *byte == 0);
     xml.truncate(end.unwrap_or(xml.len()));
     Ok(Some(xml))
 }
 
 /// An image with this domain XML, as libvirt writes it.
-#[cfg(test)]
-pub(crate) fn image(xml: &str) -> Vec<u8> {
+#[cfg(any(test, feature = "internals"))]
+#[must_use]
+pub fn image(xml: &str) -> Vec<u8> {
     let notes = "<cookie>\n</cookie>\n\0";
     let data_len = u32::try_from(xml.len() + 1 + notes.len()).unwrap_or_default();
     let mut image = vec![0; HEADER_LEN];

@@ -51,6 +51,19 @@ fn the_longest_value_that_libvirt_takes_is_read_and_a_longer_one_is_not() {
     assert!(refusal(&secrets("base64", &longer, 0o600)).contains("does not contain a value"));
 }
 
+/// A file is only read so far, and what is there may look like a value that ends.
+#[test]
+fn what_follows_a_value_far_behind_it_is_not_passed_over() {
+    for blanks in [1, MAX_BASE64_LEN - 4, MAX_BASE64_LEN, 2 * MAX_BASE64_LEN] {
+        let text = format!("YQ=={}Yg==", "\n".repeat(blanks));
+        let words = refusal(&secrets("base64", &text, 0o600));
+        assert!(words.contains("does not contain a value"), "{blanks}");
+    }
+    let longest = format!("{}AA==\n", "AAAA".repeat(Dek::MAX_LEN / 3));
+    let (dir, secret) = secrets("base64", &longest, 0o600);
+    assert!(stored_value(dir.path(), secret).is_ok());
+}
+
 #[test]
 fn text_that_is_not_base64_is_not_a_value() {
     for text in ["", "\n", "YQ", "Y Q==", "YQ==YQ==", "not base64!"] {

@@ -13,6 +13,9 @@ const USAGE_PREFIX: &str = "vtpm-guard:";
 /// The part of a description that marks a staged secret.
 const STAGED: &str = "vtpm-guard stage";
 
+/// The length of the longest path that is looked at.
+const DEEPEST: usize = 3;
+
 /// What libvirt lets a secret be used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -132,8 +135,7 @@ fn described(secret: SecretUuid, domain: DomainUuid, by: &str) -> String {
 
 fn open(found: &mut Option<SecretDefinition>, path: &[String], tag: &BytesStart<'_>) -> Option<()> {
     let is_yes = |name| attribute(tag, name).is_some_and(|value| value == "yes");
-    let path: Vec<&str> = path.iter().map(String::as_str).collect();
-    match (path.as_slice(), found.as_mut()) {
+    match (names(path).as_slice(), found.as_mut()) {
         (["secret"], None) => {
             *found = Some(SecretDefinition {
                 is_ephemeral: is_yes("ephemeral"),
@@ -157,12 +159,16 @@ fn open(found: &mut Option<SecretDefinition>, path: &[String], tag: &BytesStart<
 
 fn take_text(found: Option<&mut SecretDefinition>, path: &[String], text: &str) {
     let Some(found) = found else { return };
-    let path: Vec<&str> = path.iter().map(String::as_str).collect();
-    match path.as_slice() {
+    match names(path).as_slice() {
         ["secret", "usage", _] => found.usage.push_str(text),
         ["secret", "description"] => found.description.push_str(text),
         _ => {}
     }
+}
+
+/// The path of an element, as far as it is looked at: whoever nests elements a million times would have each path copied.
+fn names(path: &[String]) -> Vec<&str> {
+    path.iter().take(DEEPEST + 1).map(String::as_str).collect()
 }
 
 fn attribute(tag: &BytesStart<'_>, name: &str) -> Option<String> {
@@ -199,6 +205,17 @@ mod tests {
             (found.purpose, found.usage.as_str()),
             (Purpose::Other, "/a")
         );
+    }
+
+    #[test]
+    fn elements_that_are_nested_without_end_take_no_time() {
+        let started = std::time::Instant::now();
+        let (begins, ends) = ("<a>".repeat(100_000), "</a>".repeat(100_000));
+        let xml =
+            format!("<secret>{begins}x{ends}<usage type='vtpm'><name>y</name></usage></secret>");
+        let found = SecretDefinition::parse(&xml).unwrap();
+        assert_eq!((found.purpose, &*found.usage), (Purpose::Vtpm, "y"));
+        assert!(started.elapsed().as_secs() < 5, "{:?}", started.elapsed());
     }
 
     #[test]

@@ -70,16 +70,19 @@ fn used_by_swtpm(proc: &Path, uuid: &str) -> Option<PathBuf> {
     let processes = proc.read_dir().ok()?.flatten();
     let mut commands =
         processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
-    commands.find_map(|command| {
-        let command = String::from_utf8_lossy(&command).into_owned();
-        let state = command.split('\0').find_map(|argument| {
-            argument
-                .split(',')
-                .find_map(|part| part.strip_prefix("dir="))
-        })?;
-        let (directory, _) = state.split_once(&format!("/{uuid}/"))?;
-        Some(PathBuf::from(directory))
-    })
+    commands.find_map(|command| directory_in(&command, uuid))
+}
+
+/// The same, of one command line: any process may have any.
+pub fn directory_in(command: &[u8], uuid: &str) -> Option<PathBuf> {
+    let command = String::from_utf8_lossy(command);
+    let state = command.split('\0').find_map(|argument| {
+        argument
+            .split(',')
+            .find_map(|part| part.strip_prefix("dir="))
+    })?;
+    let (directory, _) = state.split_once(&format!("/{uuid}/"))?;
+    Some(PathBuf::from(directory))
 }
 
 #[cfg(test)]

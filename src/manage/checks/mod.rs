@@ -28,6 +28,8 @@ mod unsealing;
 pub(crate) use finding::{
     CannotRun, Denied, Distrusted, Finding, HookFinding, HostFinding, KeyFinding, Volatile,
 };
+#[cfg(feature = "internals")]
+pub use libvirt_dirs::directory_in;
 pub(crate) use recovery::RecoveryFiles;
 
 use super::dry_start::UnsealedKeks;
