@@ -27,6 +27,10 @@ pub fn check(bytes: &[u8]) {
         assert_eq!(blob.to_bytes(), bytes);
     }
     try_stream(bytes);
+    if let Some((length, rest)) = bytes.split_first_chunk::<3>() {
+        let head = [&tag::RESPONSE_MESSAGE.0.to_be_bytes()[1..], &[1, 0], length];
+        try_stream(&[&head.concat(), rest].concat());
+    }
     if bytes.len() <= LONGEST {
         try_fields(Fields::of(bytes), bytes, DEEPEST);
     }
@@ -43,10 +47,11 @@ pub fn check(bytes: &[u8]) {
 
 /// These bytes, and then whatever the server likes for as long as it is listened to.
 fn try_stream(bytes: &[u8]) {
+    let is_too_long = bytes.get(5..7).is_some_and(|high| *high > [1, 0][..]);
     let mut stream = Counted(bytes.chain(repeat(b'B')), 0);
     match message::receive(&mut stream) {
         Ok(received) => {
-            assert!(received.len() <= MAX_RESPONSE);
+            assert!(received.len() <= MAX_RESPONSE && !is_too_long);
             assert_eq!(stream.1, HEADER_LEN + received.len());
             let sent = bytes.get(HEADER_LEN..).unwrap_or_default();
             let both = sent.len().min(received.len());

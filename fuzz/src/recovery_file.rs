@@ -25,6 +25,7 @@ fn try_read(read: Result<RecoveryFile, RecoveryError>) {
     let name = &file.header().provider;
     assert!((1..=255).contains(&name.len()) && !name.contains(char::is_control));
     let written = file.to_string();
+    assert!(written.contains(&format!("\nProvider: {name}\n")));
     let again = RecoveryFile::parse(written.as_bytes()).expect("what was written");
     assert_eq!(again.header(), file.header());
     assert_eq!(again.to_string(), written);

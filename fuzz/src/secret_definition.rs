@@ -19,6 +19,7 @@ pub fn check(data: &[u8]) {
             Some(found)
         );
     }
+    try_text(text);
     let domain = DomainUuid::from_bytes([0xd0; 16]);
     let ours = definition(SecretUuid::from_bytes([0x5e; 16]), domain);
     let (head, end) = ours.split_at(ours.len() - "</secret>".len());
@@ -29,4 +30,25 @@ pub fn check(data: &[u8]) {
     let with = format!("{head}<other>{escaped}</other>{end}");
     let found = SecretDefinition::parse(&with);
     assert_eq!(found, Some(expected));
+}
+
+/// The text as a description and as a usage, escaped as libvirt does.
+fn try_text(text: &str) {
+    // A parser makes one line feed of each line end.
+    let text = text.replace('\r', "");
+    let escape = |c: char| match c {
+        '<' => "&lt;".to_owned(),
+        '>' => "&gt;".to_owned(),
+        '&' => "&amp;".to_owned(),
+        '"' => "&quot;".to_owned(),
+        '\'' => "&#x27;".to_owned(),
+        c => c.to_string(),
+    };
+    let escaped: String = text.chars().map(escape).collect();
+    let xml = format!(
+        "<secret ephemeral='no' private='no'><description>{escaped}</description>\
+         <usage type='vtpm'><name>{escaped}</name></usage></secret>"
+    );
+    let found = SecretDefinition::parse(&xml).expect("a definition");
+    assert_eq!((&found.description, &found.usage), (&text, &text));
 }
