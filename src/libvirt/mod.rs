@@ -47,6 +47,8 @@ pub use metadata::Element;
 pub use metadata::{Metadata, MetadataChange};
 pub use silence::Silence;
 pub use starting::StartingLibvirtd;
+#[cfg(test)]
+pub(crate) use wire::daemon::FakeDaemon;
 #[cfg(feature = "internals")]
 pub use wire::{names_mode, value_from};
 

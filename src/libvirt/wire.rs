@@ -7,6 +7,9 @@
 //! before each change, and every change can be made twice.
 
 mod connection;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+pub(super) mod daemon;
 mod message;
 mod secrets;
 #[cfg(test)]

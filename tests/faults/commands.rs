@@ -40,6 +40,10 @@ pub(super) struct Scenario {
     /// It may succeed without having done it, if it says why.
     pub(super) may_leave_out: bool,
     pub(super) allowed: Allowed,
+    /// Its provider keys are in root-only files, as on a host without systemd credentials. Others are sealed.
+    pub(super) keys_in_clear: bool,
+    /// libvirt's daemon listens on its socket. Elsewhere a helper alone reaches it.
+    pub(super) over_the_socket: bool,
 }
 
 impl Scenario {
@@ -59,6 +63,7 @@ impl Scenario {
 
 const STRICT: Allowed = Allowed {
     forgets_keys: false,
+    forgets_tpms: false,
     refuses_until_again: false,
 };
 
@@ -228,6 +233,7 @@ pub(super) fn all() -> Vec<Scenario> {
     all.extend(guests::guests());
     all.extend(states::states_and_store());
     all.extend(hook::hook());
+    all.extend(hook::over_the_socket());
     all.extend(refused::refused());
     all.extend(fleet::fleet());
     all
@@ -249,6 +255,8 @@ macro_rules! command {
                 again: &[],
                 may_leave_out: false,
                 allowed: STRICT,
+                keys_in_clear: false,
+                over_the_socket: false,
             }
         }
     };

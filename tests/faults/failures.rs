@@ -26,7 +26,7 @@ impl Worker {
                 })
             })
             .enumerate()
-            .filter(|(number, _)| number % self.share.of == self.share.index)
+            .filter(|(number, _)| self.is_its_own(*number))
             .map(|(_, point)| point)
             .collect();
         for last in (1..points.len()).rev() {
@@ -46,7 +46,7 @@ impl Worker {
 
     fn fail(&mut self, ready: &Ready, nth: usize, fault: Fault) {
         let scenario = &ready.scenario;
-        let host = self.site.put_back(&scenario.name());
+        let host = self.put_back(scenario);
         let plan = Plan {
             at: At::CallOf(nth, ready.calls[nth - 1].number),
             fault,

@@ -3,7 +3,7 @@
 //!
 //! A worker is a process of its own with a host of its own (`site`), on which it plays each of the
 //! `commands` once for each call (`tracer`), and holds `statements` afterwards. libvirt is the fake
-//! one of the unit tests, behind a helper of its own.
+//! one of the unit tests: behind a helper of its own, and for some calls of the hook on its daemon's socket.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -25,6 +25,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::thread;
+use std::time::Instant;
 
 use self::plays::Worker;
 use self::site::Workshop;
@@ -87,11 +88,13 @@ fn play_all(worker: &str, count: &str, usual: usize) {
             .ok()
     };
     let plays = number(count).unwrap_or(usual);
+    // Always the same: a change is judged by what it changes, and not by chance.
     let seed = number("SEED").unwrap_or(5);
     let minutes = number("MINUTES").unwrap_or(24 * 60);
     let only = env::var("VTPM_GUARD_FAULTS_ONLY").unwrap_or_default();
     let workshop = Workshop::here();
     workshop.prepare();
+    let begun = Instant::now();
     let workers = thread::available_parallelism().unwrap().get();
     let workers: Vec<_> = (0..workers)
         .map(|index| {
@@ -122,6 +125,7 @@ fn play_all(worker: &str, count: &str, usual: usize) {
         all.add(worker.join().unwrap());
     }
     all.print();
+    println!("seed {seed}, in {} s", begun.elapsed().as_secs());
     assert!(all.plays > 0, "nothing was played");
     assert_eq!(all.findings.len(), 0, "see above; seed {seed}");
 }

@@ -9,17 +9,29 @@ use super::site::{self, Site, Workshop};
 use super::statements::Known;
 use super::tally::{Share, Tally};
 use super::tracer::{self, At, End, Plan, Program, Ran};
+use crate::libvirt::FakeDaemon;
 use crate::manage::tests::fixture::Fixture;
 
 /// One worker.
 pub(super) struct Worker {
     pub(super) share: Share,
     workshop: Workshop,
-    pub(super) site: Site,
+    site: Site,
+    /// libvirt's daemon, where it listens.
+    daemon: Option<FakeDaemon>,
+    /// The commands that it has made ready are its own; otherwise it shares each with the other workers.
+    plays_all_of_them: bool,
     random: u64,
     pub(super) tally: Tally,
     begun: Instant,
 }
+
+/// That libvirt's daemon has panicked, which is found where a program's own panic is.
+const THE_DAEMON: &str =
+    "the fake libvirtd panicked: the program has sent what no libvirtd understands";
+
+/// So many commands for each worker are enough to give each some of its own.
+const MANY: usize = 4;
 
 /// How often a command is killed at most before it is left alone.
 const KILLS_IN_A_ROW: usize = 3;
@@ -34,6 +46,8 @@ impl Worker {
             random: 0x9e37_79b9_7f4a_7c15 ^ (seed as u64 + 1).wrapping_mul(0xbf58_476d_1ce4_e5b9),
             site: workshop.site(),
             workshop,
+            daemon: None,
+            plays_all_of_them: false,
             share,
             tally: Tally::default(),
             begun: Instant::now(),
@@ -54,19 +68,26 @@ impl Worker {
 
     /// Makes the hosts of all commands, and runs each of them undisturbed.
     pub(super) fn ready(&mut self) -> Vec<Ready> {
-        let scenarios = commands::all().into_iter();
-        let (only, _) = self.share.wanted();
-        let only = only.to_owned();
-        let wanted = scenarios.filter(|it| it.name().contains(&only));
+        let mut wanted = commands::all();
+        wanted.retain(|it| it.name().contains(self.share.wanted().0));
+        if wanted.len() >= MANY * self.share.of {
+            // Each worker has commands of its own, for they have to be made ready.
+            let mut numbers = 0..;
+            wanted.retain(|_| self.share.has(numbers.next().unwrap_or_default()));
+            self.plays_all_of_them = true;
+        }
         let mut ready = Vec::new();
         for scenario in wanted {
             let name = scenario.name();
             let host = self.site.begin();
             (scenario.set_up)(&host);
+            if !scenario.keys_in_clear {
+                site::seal_keys(&host);
+            }
             drop(host);
             self.site.remember(&name);
-            let known = Known::of(&self.site.put_back(&name));
-            let host = self.site.put_back(&name);
+            let known = Known::of(&self.put_back(&scenario));
+            let host = self.put_back(&scenario);
             let ran = self.play(&scenario, &host, None);
             self.find_panics(&scenario, &["undisturbed".to_owned()], &ran);
             let wrong = match (ran.end, outcome(&host, &scenario)) {
@@ -75,6 +96,7 @@ impl Worker {
                 }
                 (end, done) => vec![format!("{end:?}, {done:?}: {}", ran.stderr)],
             };
+            let wrong = [wrong, self.not_over_the_socket(&ran)].concat();
             if !wrong.is_empty() {
                 self.tally.find(format!("{name}: undisturbed: {wrong:?}"));
                 continue;
@@ -89,6 +111,32 @@ impl Worker {
         ready
     }
 
+    /// Makes the host of this command what it was before, with its libvirt.
+    pub(super) fn put_back(&mut self, scenario: &Scenario) -> Fixture {
+        self.daemon = None;
+        let host = self.site.put_back(&scenario.name());
+        self.daemon = scenario.over_the_socket.then(|| host.libvirt.listen());
+        host
+    }
+
+    /// That an undisturbed run has not asked libvirt in the way that it was made for.
+    fn not_over_the_socket(&self, ran: &Ran) -> Vec<String> {
+        let Some(daemon) = &self.daemon else {
+            return Vec::new();
+        };
+        let helper = ran
+            .started
+            .iter()
+            .any(|path| path.ends_with("vtpm-guard-libvirt"));
+        let calls = daemon.calls();
+        if calls > 0 && !helper {
+            return Vec::new();
+        }
+        vec![format!(
+            "{calls} calls over the socket, and a helper: {helper}"
+        )]
+    }
+
     /// Kills each command at each of its changes, then anywhere, until the share is played.
     pub(super) fn kill_everywhere(mut self) -> Tally {
         let ready = self.ready();
@@ -96,7 +144,7 @@ impl Worker {
             .iter()
             .flat_map(|ready| (1..=ready.changes).map(move |nth| (ready, At::Change(nth))))
             .enumerate()
-            .filter(|(number, _)| number % self.share.of == self.share.index)
+            .filter(|(number, _)| self.is_its_own(*number))
             .map(|(_, point)| point)
             .collect();
         // A short run plays some of all, and few of those that take long.
@@ -125,6 +173,11 @@ impl Worker {
         self.tally
     }
 
+    /// Whether it plays the one with this number, and no other worker.
+    pub(super) fn is_its_own(&self, number: usize) -> bool {
+        self.plays_all_of_them || self.share.has(number)
+    }
+
     fn anywhere(&mut self, ready: &Ready) -> At {
         if ready.changes > 0 && self.below(2) == 0 {
             At::Change(1 + self.below(ready.changes))
@@ -135,7 +188,7 @@ impl Worker {
 
     fn kill(&mut self, ready: &Ready, first: At) {
         let scenario = &ready.scenario;
-        let host = self.site.put_back(&scenario.name());
+        let host = self.put_back(scenario);
         let mut at = first;
         let mut where_killed = Vec::new();
         let kills = 1 + self.below(KILLS_IN_A_ROW);
@@ -227,8 +280,11 @@ impl Worker {
             arguments: &arguments,
             stdin: stdin.as_bytes(),
         });
+        // What a program has asked before it was killed is still done.
+        let is_well = self.daemon.as_ref().is_none_or(FakeDaemon::settle);
+        let log = site::taken_log();
         Ran {
-            log: site::taken_log(),
+            log: if is_well { log } else { log + THE_DAEMON },
             ..ran
         }
     }

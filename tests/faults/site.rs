@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::host::dirs::StateDir;
+use crate::key::id::KeyId;
+use crate::keyring::Seal;
+use crate::manage::host::default_deadline;
 use crate::manage::tests::fixture::Fixture;
 use crate::manage::tests::slots::toy_program;
 
@@ -180,6 +183,20 @@ impl Site {
                 remove(&entry.unwrap().path());
             }
         }
+    }
+}
+
+/// Seals the provider keys of a host as an installed one has them.
+pub(super) fn seal_keys(host: &Fixture) {
+    let keyring = host.host.keyring();
+    for file in fs::read_dir(host.host.state_dir().keys()).unwrap() {
+        let name = file.unwrap().file_name();
+        let key_id = KeyId::parse(name.to_str().unwrap()).unwrap();
+        let sealed = keyring.reseal(key_id, default_deadline()).unwrap();
+        assert!(
+            sealed.after > Seal::RootOnlyFile,
+            "there is no systemd-creds"
+        );
     }
 }
 

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use base64ct::{Base64, Encoding};
 
@@ -29,6 +30,10 @@ pub(super) struct Known {
     startable: BTreeSet<DomainUuid>,
     findings: Vec<StoreFinding>,
     guests: Vec<Defined>,
+    /// The keys of its providers.
+    provider_keys: BTreeMap<KeyId, Kek>,
+    /// The root-only files that hold one of them in clear, as on a host without systemd credentials.
+    in_clear: BTreeMap<PathBuf, KeyId>,
 }
 
 /// What may differ from what always holds, because a command is there to change it.
@@ -36,6 +41,8 @@ pub(super) struct Known {
 pub(super) struct Allowed {
     /// Keys may be gone that no guest needs any more.
     pub(super) forgets_keys: bool,
+    /// A guest may lose its TPM, as it was said.
+    pub(super) forgets_tpms: bool,
     /// A guest may be refused until the command has been run again.
     pub(super) refuses_until_again: bool,
 }
@@ -43,7 +50,8 @@ pub(super) struct Allowed {
 impl Known {
     pub(super) fn of(host: &Fixture) -> Self {
         let guests = guests(host);
-        let keys = keys(host, &guests);
+        let provider_keys = provider_keys(host);
+        let keys = keys(host, &guests, &provider_keys);
         let tpms = guests.iter().filter_map(|guest| {
             let found = tpms_of(host, guest, keys.get(&guest.uuid)?);
             Some((guest.uuid, found.into_iter().next()?))
@@ -57,6 +65,8 @@ impl Known {
             findings: host.store().check().unwrap(),
             guests: guests.clone(),
             keys,
+            in_clear: in_clear(host),
+            provider_keys,
         }
     }
 
@@ -76,7 +86,8 @@ impl Known {
             Err(error) => broken.push(format!("the store cannot be checked: {error}")),
         }
         drop(store);
-        let keys = keys(host, &guests(host));
+        let provider_keys = provider_keys(host);
+        let keys = keys(host, &guests(host), &provider_keys);
         for (guest, known) in &self.keys {
             let now = keys.get(guest);
             let is_lost = |key: &&Key| !now.is_some_and(|now| now.contains(*key));
@@ -90,20 +101,20 @@ impl Known {
             else {
                 continue;
             };
-            if !tpms_of(host, guest, keys).contains(data) {
+            if !allowed.forgets_tpms && !tpms_of(host, guest, keys).contains(data) {
                 broken.push(format!("the TPM of {} is lost", guest.name));
             }
-            let is_allowed = host.is_allowed(guest);
-            let was = self.startable.contains(&guest.uuid);
-            if was && !is_allowed && !allowed.refuses_until_again {
+            let must_start = self.startable.contains(&guest.uuid) && !allowed.refuses_until_again;
+            if must_start && !host.is_allowed(guest) {
                 broken.push(format!("{} would not start any more", guest.name));
             }
         }
-        let all: BTreeSet<_> = keys.values().chain(self.keys.values()).flatten().collect();
-        let disk = host.host.state_dir();
-        look_for_keys(disk, &all, &keks(host), &mut broken);
-        let files = host.libvirt.dirs().definitions();
-        look_for_keys(&files, &all, &keks(host), &mut broken);
+        let search = Search {
+            guests: guest_forms([&keys, &self.keys]),
+            providers: provider_forms([&provider_keys, &self.provider_keys]),
+            in_clear: &self.in_clear,
+        };
+        broken.extend(search.of(host));
         broken
     }
 }
@@ -125,19 +136,42 @@ fn guests(host: &Fixture) -> Vec<Defined> {
     known.into_iter().filter_map(defined).collect()
 }
 
-fn keks(host: &Fixture) -> BTreeMap<KeyId, Kek> {
-    // On the disk, and on tmpfs.
-    let dirs = [host.host.state_dir().keys(), host.host.run_dir().keys()];
-    let files = dirs.into_iter().flat_map(fs::read_dir).flatten().flatten();
-    let key_ids = files.filter_map(|file| KeyId::parse(file.file_name().to_str()?));
+fn provider_keys(host: &Fixture) -> BTreeMap<KeyId, Kek> {
+    let key_ids = key_files(host).into_values();
     let keyring = host.host.keyring();
     key_ids
         .filter_map(|id| Some((id, keyring.open(id, default_deadline()).ok()?)))
         .collect()
 }
 
-fn keys(host: &Fixture, guests: &[Defined]) -> BTreeMap<DomainUuid, BTreeSet<Key>> {
-    let provider_keys = keks(host);
+/// The directories of provider keys: on the disk, and on tmpfs.
+fn keyrings(host: &Fixture) -> [PathBuf; 2] {
+    [host.host.state_dir().keys(), host.host.run_dir().keys()]
+}
+
+/// The files that are named after a provider key.
+fn key_files(host: &Fixture) -> BTreeMap<PathBuf, KeyId> {
+    let files = keyrings(host)
+        .into_iter()
+        .flat_map(fs::read_dir)
+        .flatten()
+        .flatten();
+    let named =
+        files.filter_map(|file| Some((file.path(), KeyId::parse(file.file_name().to_str()?)?)));
+    named.collect()
+}
+
+fn in_clear(host: &Fixture) -> BTreeMap<PathBuf, KeyId> {
+    let mut files = key_files(host);
+    files.retain(|path, _| fs::read(path).unwrap().starts_with(IN_CLEAR));
+    files
+}
+
+fn keys(
+    host: &Fixture,
+    guests: &[Defined],
+    provider_keys: &BTreeMap<KeyId, Kek>,
+) -> BTreeMap<DomainUuid, BTreeSet<Key>> {
     let mut keys: BTreeMap<_, BTreeSet<Key>> = BTreeMap::new();
     for guest in guests {
         let value = host.libvirt.secrets.value(guest.secret);
@@ -180,7 +214,7 @@ fn tpms_of(host: &Fixture, guest: &Defined, keys: &BTreeSet<Key>) -> Vec<Vec<u8>
     found
 }
 
-fn files_below(dir: &Path) -> Vec<std::path::PathBuf> {
+fn files_below(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let path = entry.path();
@@ -196,42 +230,185 @@ fn files_below(dir: &Path) -> Vec<std::path::PathBuf> {
     found
 }
 
-/// Looks for keys in clear in all files of a directory; those of providers that are sealed for root
-/// alone are in their own files.
-fn look_for_keys(
-    dir: &Path,
-    keys: &BTreeSet<&Key>,
-    provider_keys: &BTreeMap<KeyId, Kek>,
-    broken: &mut Vec<String>,
-) {
-    for path in files_below(dir) {
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                broken.push(format!("{} was not searched: {error}", path.display()));
-                continue;
+/// How a key would be written in clear: as it is, in Base64, in hexadecimal digits.
+fn forms(key: &[u8]) -> [Vec<u8>; 3] {
+    let mut text = vec![0; Base64::encoded_len(key)];
+    let base64 = Base64::encode(key, &mut text).unwrap();
+    let hex = key.iter().fold(String::new(), |mut hex, byte| {
+        write!(hex, "{byte:02x}").unwrap();
+        hex
+    });
+    [key.to_vec(), base64.as_bytes().to_vec(), hex.into_bytes()]
+}
+
+/// The forms of the keys of guests.
+fn guest_forms(keys: [&BTreeMap<DomainUuid, BTreeSet<Key>>; 2]) -> BTreeSet<[Vec<u8>; 3]> {
+    let keys = keys.into_iter().flat_map(BTreeMap::values).flatten();
+    keys.map(|key| forms(key)).collect()
+}
+
+/// The forms of provider keys.
+fn provider_forms(keys: [&BTreeMap<KeyId, Kek>; 2]) -> BTreeMap<KeyId, [Vec<u8>; 3]> {
+    let keys = keys.into_iter().flatten();
+    keys.map(|(id, kek)| (*id, forms(kek.expose()))).collect()
+}
+
+/// How files of sealed provider keys begin, and of those that are not (src/keyring).
+const SEALED: &[u8] = b"vtpm-guard-kek 1 systemd-creds ";
+const IN_CLEAR: &[u8] = b"vtpm-guard-kek 1 root-only\n";
+
+/// A search for keys in clear.
+struct Search<'a> {
+    guests: BTreeSet<[Vec<u8>; 3]>,
+    providers: BTreeMap<KeyId, [Vec<u8>; 3]>,
+    /// Files that are there to hold this key in clear.
+    in_clear: &'a BTreeMap<PathBuf, KeyId>,
+}
+
+impl Search<'_> {
+    /// Searches all files of a host, but for what is libvirt's own (its memory, which is in files here, and secrets
+    /// that are not ephemeral) and what is staged for it on tmpfs.
+    fn of(&self, host: &Fixture) -> Vec<String> {
+        let left_out = [
+            host.root().join("libvirt/memory"),
+            host.libvirt.dirs().secrets(),
+            host.host.run_dir().staged(),
+        ];
+        let keyrings = keyrings(host);
+        let files = files_below(host.root()).into_iter();
+        let searched = files.filter(|path| !left_out.iter().any(|dir| path.starts_with(dir)));
+        let found = searched.filter_map(|path| match fs::read(&path) {
+            Ok(bytes) => {
+                let in_keyring = keyrings.iter().any(|dir| path.starts_with(dir));
+                let what = self.key_in(&path, &bytes, in_keyring)?;
+                Some(format!("{} holds {what} in clear", path.display()))
             }
-        };
-        let holds = |key: &[u8]| {
-            let mut text = vec![0; Base64::encoded_len(key)];
-            let base64 = Base64::encode(key, &mut text).unwrap();
-            let hex = key.iter().fold(String::new(), |mut hex, byte| {
-                write!(hex, "{byte:02x}").unwrap();
-                hex
-            });
-            [key, base64.as_bytes(), hex.as_bytes()]
-                .iter()
-                .any(|form| contains(&bytes, form))
-        };
-        let is_sealed = path.parent().is_some_and(|dir| dir.ends_with("keys"));
-        let mut provider_keys = provider_keys.values();
-        let kek = provider_keys.any(|kek| !is_sealed && holds(kek.expose()));
-        if kek || keys.iter().any(|key| holds(key)) {
-            broken.push(format!("{} holds a key in clear", path.display()));
+            Err(error) => Some(format!("{} was not searched: {error}", path.display())),
+        });
+        found.collect()
+    }
+
+    fn key_in(&self, path: &Path, bytes: &[u8], in_keyring: bool) -> Option<&'static str> {
+        let holds = |forms: &[Vec<u8>; 3]| forms.iter().any(|form| contains(bytes, form));
+        if self.guests.iter().any(holds) {
+            return Some("a guest's key");
         }
+        let own = self.is_meant_for(path);
+        let mut others = self.providers.iter().filter(|(id, _)| Some(**id) != own);
+        if others.any(|(_, forms)| holds(forms)) {
+            return Some("a provider's key");
+        }
+        // Also a key that nobody knows yet, or any more.
+        let is_sealed = bytes.starts_with(SEALED) || SEALED.starts_with(bytes);
+        (in_keyring && own.is_none() && !is_sealed).then_some("what is not sealed, perhaps")
+    }
+
+    /// The provider key that this file is there to hold in clear, if only its owner can read it.
+    fn is_meant_for(&self, path: &Path) -> Option<KeyId> {
+        let mode = fs::symlink_metadata(path).ok()?.mode() & 0o7777;
+        self.in_clear.get(path).copied().filter(|_| mode == 0o600)
     }
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     !needle.is_empty() && memchr::memmem::find(haystack, needle).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn key_file(host: &Fixture, provider: &str) -> PathBuf {
+        let keys = host.host.state_dir().keys();
+        keys.join(host.provider(provider).key_id.to_string())
+    }
+
+    fn write(path: &Path, bytes: &[u8]) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+        fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
+    }
+
+    #[test]
+    fn a_provider_key_in_clear_is_found_wherever_it_is_but_in_its_own_file() {
+        let host = Fixture::new();
+        host.guest_in_use("vm1");
+        let known = Known::of(&host);
+        let broken = || known.broken(&host, Allowed::default());
+        assert_eq!(broken(), [""; 0]);
+        let (own, other) = (key_file(&host, "a"), key_file(&host, "b"));
+        let (key, others) = (fs::read(&own).unwrap(), fs::read(&other).unwrap());
+        let keys = own.parent().unwrap();
+        for left in [
+            keys.join(".vtpm-guard-0123456789abcdef"),
+            keys.join(Kek::generate().unwrap().key_id().to_string()),
+            host.host.run_dir().keys().join(own.file_name().unwrap()),
+            host.host.state_dir().join("copy"),
+            host.libvirt.dirs().definitions().join("copy"),
+            host.root().join("copy"),
+        ] {
+            write(&left, &key);
+            let found = broken();
+            assert_eq!(found.len(), 1, "{}: {found:?}", left.display());
+            assert!(found[0].contains(left.to_str().unwrap()), "{found:?}");
+            fs::remove_file(left).unwrap();
+        }
+        assert_eq!(broken(), [""; 0]);
+        // In another's file.
+        write(&other, &[&others[..], &key].concat());
+        assert!(
+            broken().iter().any(|it| it.contains("a provider's key")),
+            "{:?}",
+            broken()
+        );
+        write(&other, &others);
+        // Others could read it.
+        fs::set_permissions(&own, PermissionsExt::from_mode(0o644)).unwrap();
+        assert!(broken().iter().any(|it| it.contains(own.to_str().unwrap())));
+        fs::set_permissions(&own, PermissionsExt::from_mode(0o600)).unwrap();
+        assert_eq!(broken(), [""; 0]);
+    }
+
+    #[test]
+    fn a_provider_key_that_nobody_knows_is_found_in_the_keyring_unless_it_is_sealed() {
+        let host = Fixture::new();
+        let known = Known::of(&host);
+        let broken = || known.broken(&host, Allowed::default());
+        let left = key_file(&host, "a").with_file_name(".vtpm-guard-0123456789abcdef");
+        for (bytes, is_sealed) in [
+            (&b""[..], true),
+            (b"vtpm-guard-kek 1 sys", true),
+            (
+                b"vtpm-guard-kek 1 systemd-creds host\nWhxqht+dQJax1aZeCGLxmi",
+                true,
+            ),
+            (b"vtpm-guard-kek 1 root-only\n0011", false),
+            (b"00112233", false),
+        ] {
+            write(&left, bytes);
+            assert_eq!(broken().is_empty(), is_sealed, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_guests_key_in_clear_is_found_in_whatever_form_it_has() {
+        let host = Fixture::new();
+        let guest = host.define("vm1");
+        let dek = Dek::generate().unwrap();
+        host.add_key(&guest, "a", &dek);
+        host.encrypt_state(&guest, &dek);
+        let known = Known::of(&host);
+        for form in forms(dek.expose()) {
+            let left = host.root().join("left");
+            write(&left, &[b"..", &form[..], b".."].concat());
+            let found = known.broken(&host, Allowed::default());
+            assert!(
+                found.len() == 1 && found[0].contains("a guest's key"),
+                "{found:?}"
+            );
+            fs::remove_file(left).unwrap();
+        }
+    }
 }

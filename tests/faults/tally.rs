@@ -25,6 +25,11 @@ impl Share {
         }
     }
 
+    /// Whether what has this number is this worker's.
+    pub(super) fn has(&self, number: usize) -> bool {
+        number % self.of == self.index
+    }
+
     pub(super) fn to_text(&self) -> String {
         let Self {
             index,

@@ -84,6 +84,8 @@ pub(super) struct Ran {
     /// The path that this call names, or its descriptor's.
     pub(super) path: String,
     pub(super) calls: Vec<Call>,
+    /// The programs that it has tried to start, or those that it has become.
+    pub(super) started: Vec<String>,
     pub(super) stdout: String,
     pub(super) stderr: String,
     /// What it has logged. The hook's own words for a panic are nowhere else where nothing can be refused.
@@ -139,6 +141,7 @@ pub(super) fn run_alone(program: &Program<'_>) -> Ran {
         hit: None,
         path: String::new(),
         calls: Vec::new(),
+        started: Vec::new(),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         log: String::new(),
@@ -173,6 +176,7 @@ pub(super) fn run(program: &Program<'_>, plan: Option<Plan>) -> Ran {
         hit: None,
         path: String::new(),
         calls: Vec::new(),
+        started: Vec::new(),
         changes: 0,
     };
     let end = tracer.follow();
@@ -185,6 +189,7 @@ pub(super) fn run(program: &Program<'_>, plan: Option<Plan>) -> Ran {
         hit: tracer.hit,
         path: tracer.path,
         calls: tracer.calls,
+        started: tracer.started,
         stdout: text(stdout),
         stderr: text(stderr),
         log: String::new(),
@@ -198,6 +203,7 @@ struct Tracer {
     hit: Option<Call>,
     path: String,
     calls: Vec<Call>,
+    started: Vec<String>,
     changes: usize,
 }
 
@@ -308,6 +314,9 @@ impl Tracer {
             arguments: [registers.rdi, registers.rsi, registers.rdx, registers.r10],
         };
         self.calls.push(call);
+        if number == libc::SYS_execve {
+            self.started.push(path_of(pid, call));
+        }
         self.changes += usize::from(call.changes());
         let Some(plan) = self.plan.filter(|_| self.hit.is_none()) else {
             return self.go_on(pid, None);

@@ -26,14 +26,14 @@ fn say(store: &SharedStore, claim: &Claim) {
 }
 
 /// The present key of `a`.
-fn present(fixture: &Fixture) -> Kek {
+pub(crate) fn present(fixture: &Fixture) -> Kek {
     let key_id = fixture.provider("a").key_id;
     let opened = fixture.host.keyring().open(key_id, default_deadline());
     opened.unwrap()
 }
 
 /// Has a new key that others announced as that of `a`, as one that opens here.
-fn opens(fixture: &Fixture) -> Kek {
+pub(crate) fn opens(fixture: &Fixture) -> Kek {
     let kek = Kek::generate().unwrap();
     fixture.put_key(&kek);
     let new = NewProvider {
@@ -59,7 +59,7 @@ fn successor(old: &Kek, new: KeyId, key_version: i64, finished: bool) -> Success
     }
 }
 
-fn follows(old: &Kek, new: KeyId, key_version: i64, finished: bool) -> Claim {
+pub(crate) fn follows(old: &Kek, new: KeyId, key_version: i64, finished: bool) -> Claim {
     Claim::Successor(Signed::new(successor(old, new, key_version, finished), old))
 }
 

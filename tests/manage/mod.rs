@@ -19,7 +19,7 @@ pub(crate) mod fixture;
 mod fleet_announced;
 mod fleet_answers;
 mod fleet_commands;
-mod fleet_follow;
+pub(crate) mod fleet_follow;
 mod fleet_notes;
 pub(crate) mod fleet_program;
 mod fleet_rotation;

@@ -107,7 +107,7 @@ impl SecretDriver {
         SecretDefinition::parse(&self.xml(secret)?)
     }
 
-    pub(super) fn xml(&self, secret: SecretUuid) -> Option<String> {
+    pub(in crate::libvirt) fn xml(&self, secret: SecretUuid) -> Option<String> {
         fs::read_to_string(self.in_memory(secret, "xml")).ok()
     }
 

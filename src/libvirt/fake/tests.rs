@@ -9,6 +9,7 @@ use super::*;
 use crate::clock::Deadline;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
+use crate::libvirt::LibvirtClient;
 use crate::libvirt::guests::Libvirt;
 use crate::libvirt::secret::{HostSecrets, SecretError};
 use crate::verdict::Over;
@@ -53,6 +54,86 @@ macro_rules! test_rules {
     };
 }
 rules::for_each_rule!(test_rules);
+
+/// The fake libvirt as a hook asks it: about secrets over its daemon's socket. There is no helper.
+struct OverTheSocket(FakeLibvirt);
+
+impl rules::Daemon for OverTheSocket {
+    fn connect(&self, uri: &str) -> Box<dyn Libvirt> {
+        if uri != "secret:///system" {
+            return Box::new(self.0.clone());
+        }
+        let client = LibvirtClient::at(uri).with_dirs(self.0.dirs()).directly();
+        Box::new(client.with_helper(PathBuf::from("/nonexistent/helper")))
+    }
+
+    fn define_secret(&self, xml: &str) -> bool {
+        self.0.define_secret(xml)
+    }
+
+    fn set_value(&self, secret: SecretUuid, value: &[u8]) {
+        rules::Daemon::set_value(&self.0, secret, value);
+    }
+
+    fn secrets_dir(&self) -> PathBuf {
+        self.0.secrets_dir()
+    }
+
+    fn define_guest(&self, xml: &str) {
+        self.0.define_guest(xml);
+    }
+
+    fn undefine_guest(&self, name: &str) {
+        self.0.undefine_guest(name);
+    }
+}
+
+/// What is never asked over the socket: such a value is left to the helper.
+const TOO_LONG: &str = "a_value_that_libvirt_refuses_leaves_no_secret";
+
+mod over_the_socket {
+    use super::*;
+
+    macro_rules! test_rules {
+        ($($rule:ident)*) => {
+            $(
+                #[test]
+                fn $rule() {
+                    if stringify!($rule) == TOO_LONG {
+                        return;
+                    }
+                    let (_dir, fake) = fake();
+                    let daemon = fake.listen();
+                    rules::$rule(&OverTheSocket(fake));
+                    assert!(daemon.settle());
+                }
+            )*
+        };
+    }
+    rules::for_each_rule!(test_rules);
+}
+
+#[test]
+fn a_daemon_is_settled_once_it_has_done_what_a_client_that_is_gone_has_asked() {
+    let (_dir, fake) = fake();
+    let daemon = fake.listen();
+    let secrets = OverTheSocket(fake.clone());
+    let (secret, domain) = (SecretUuid::random(), DomainUuid::random());
+    let client = rules::Daemon::connect(&secrets, "secret:///system");
+    assert_eq!(daemon.calls(), 0);
+    let provided = client.provide(secret, domain, &dek(), Over::GuardsOwn, soon());
+    assert!(
+        provided.is_ok() && daemon.calls() == 3,
+        "{}",
+        daemon.calls()
+    );
+    drop(client);
+    assert!(daemon.settle());
+    assert!(fake.secrets.value(secret).is_some());
+    let socket = fake.dirs().socket("libvirt");
+    drop(daemon);
+    assert!(!socket.exists());
+}
 
 fn fake() -> (tempfile::TempDir, FakeLibvirt) {
     let dir = tempfile::tempdir().unwrap();

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use super::daemon::{Call, message, receive, refusal, reply, string};
 use super::message::Procedure;
 use super::*;
 use crate::ids::{DomainUuid, SecretUuid};
@@ -28,14 +29,6 @@ enum Action {
     Silence,
     /// It ends, perhaps within an answer.
     End(Vec<u8>),
-}
-
-/// A call that the daemon got: its procedure, its serial number, its arguments.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Call {
-    procedure: u32,
-    serial: u32,
-    arguments: Vec<u8>,
 }
 
 struct Daemon {
@@ -97,51 +90,6 @@ fn serve(mut client: UnixStream, answer: &impl Fn(&Call) -> Action, seen: &Sende
             }
         }
     }
-}
-
-fn receive(client: &mut UnixStream) -> Option<Call> {
-    let mut length = [0; 4];
-    client.read_exact(&mut length).ok()?;
-    let mut message = vec![0; usize::try_from(u32::from_be_bytes(length)).unwrap() - 4];
-    client.read_exact(&mut message).ok()?;
-    let number = |index: usize| u32::from_be_bytes(message[index * 4..][..4].try_into().unwrap());
-    assert_eq!((number(0), number(1)), (0x2000_8086, 1));
-    assert_eq!((number(3), number(5)), (0, 0), "a call");
-    Some(Call {
-        procedure: number(2),
-        serial: number(4),
-        arguments: message[24..].to_vec(),
-    })
-}
-
-/// A message with these six numbers as its header.
-fn message(header: [u32; 6], payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(28 + payload.len()).unwrap();
-    let mut bytes = length.to_be_bytes().to_vec();
-    bytes.extend(header.iter().flat_map(|number| number.to_be_bytes()));
-    bytes.extend_from_slice(payload);
-    bytes
-}
-
-fn reply(call: &Call, payload: &[u8]) -> Vec<u8> {
-    message([0x2000_8086, 1, call.procedure, 1, call.serial, 0], payload)
-}
-
-fn refusal(call: &Call, code: u32, domain: u32, words: &str) -> Vec<u8> {
-    let mut payload = [code, domain, 1].map(u32::to_be_bytes).concat();
-    payload.extend(string(words));
-    payload.extend([2_u32, 0, 0, 0, 0, 0, 0, 0].map(u32::to_be_bytes).concat());
-    message(
-        [0x2000_8086, 1, call.procedure, 1, call.serial, 1],
-        &payload,
-    )
-}
-
-fn string(text: &str) -> Vec<u8> {
-    let mut bytes = u32::try_from(text.len()).unwrap().to_be_bytes().to_vec();
-    bytes.extend_from_slice(text.as_bytes());
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
 }
 
 fn secret() -> SecretUuid {

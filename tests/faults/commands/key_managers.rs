@@ -9,12 +9,29 @@ pub(super) fn with_slot(host: &Fixture) {
 }
 
 pub(super) fn slots(host: &Fixture) -> usize {
-    let slots = crate::manage::slots::list(&host.host, "a").unwrap().slots;
+    slots_of(host, "a")
+}
+
+fn slots_of(host: &Fixture, provider: &str) -> usize {
+    let slots = crate::manage::slots::list(&host.host, provider)
+        .unwrap()
+        .slots;
     slots.iter().filter(|slot| slot.slot_uuid.is_some()).count()
 }
 
 pub(super) fn key_managers() -> Vec<Scenario> {
     vec![
+        command!(
+            "provider create",
+            ["provider", "create", "c", "--slot", "toy:c"],
+            |host| host.with_toy("sealed"),
+            |host| {
+                has_provider(host, "c");
+                assert_eq!(slots_of(host, "c"), 1);
+            },
+            of: "with a slot",
+            again: &[1]
+        ),
         command!(
             "provider slot add",
             ["provider", "slot", "add", "a", "toy:one"],

@@ -1,6 +1,7 @@
 //! `provider ...`.
 
 use super::*;
+use crate::keyring::Seal;
 
 pub(super) fn providers() -> Vec<Scenario> {
     vec![
@@ -44,16 +45,19 @@ pub(super) fn providers() -> Vec<Scenario> {
                 host.assert_starts_with_one_key(&host.defined("vm2"));
             }
         ),
-        command!("provider reseal", ["provider", "reseal"], in_use, |host| {
-            let key = host.host.state_dir().keys();
-            let key = key.join(host.provider("a").key_id.to_string());
-            let sealed = fs::read_to_string(key).unwrap();
-            assert!(
-                sealed.starts_with("vtpm-guard-kek 1 systemd-creds"),
-                "{sealed}"
-            );
-            starts_with_one_key(host);
-        }),
+        command!(
+            "provider reseal",
+            ["provider", "reseal"],
+            in_use,
+            |host| {
+                for name in ["a", "b"] {
+                    let seal = host.host.keyring().seal(host.provider(name).key_id);
+                    assert_eq!(seal.unwrap(), Seal::Host);
+                }
+                starts_with_one_key(host);
+            },
+            keys_in_clear: true
+        ),
         command!(
             "provider export",
             [

@@ -36,6 +36,15 @@ pub(super) fn states_and_store() -> Vec<Scenario> {
             again: &[2]
         ),
         command!(
+            "state drop",
+            ["state", "drop", "vm1", "--force"],
+            with_a_copy_alone,
+            |host| assert_eq!(copies(host), 0),
+            of: "the only state, by force",
+            again: &[2],
+            allowed: Allowed { forgets_tpms: true, refuses_until_again: true, ..STRICT }
+        ),
+        command!(
             "store backup",
             ["store", "backup", "{root}/copy.db"],
             in_use,
