@@ -236,6 +236,7 @@ pub(super) fn all() -> Vec<Scenario> {
     all.extend(hook::over_the_socket());
     all.extend(refused::refused());
     all.extend(fleet::fleet());
+    all.extend(fleet::rotations());
     all
 }
 

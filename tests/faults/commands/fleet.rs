@@ -241,30 +241,6 @@ pub(super) fn fleet() -> Vec<Scenario> {
             }
         ),
         command!(
-            "provider rotate",
-            ["provider", "rotate", "a", "--without", "host2"],
-            beside_another_member,
-            has_the_next_key,
-            of: "a fleet"
-        ),
-        command!(
-            "provider rotate",
-            ["provider", "rotate", "a", "--wait", "0s"],
-            announced_before,
-            has_the_next_key,
-            of: "a fleet, announced before",
-            // Another one waits for the other host.
-            again: &[1]
-        ),
-        command!(
-            "sync",
-            ["sync"],
-            rotated_elsewhere,
-            has_the_next_key,
-            of: "another host's rotation",
-            may_leave_out: true
-        ),
-        command!(
             "state restore",
             ["state", "restore", "vm1"],
             tpm_of_another_host,
@@ -319,5 +295,34 @@ pub(super) fn fleet() -> Vec<Scenario> {
             join(host);
         }),
         hook::asks_the_fleet("a TPM from the fleet", all_of_another_host),
+    ]
+}
+
+pub(super) fn rotations() -> Vec<Scenario> {
+    vec![
+        command!(
+            "provider rotate",
+            ["provider", "rotate", "a", "--without", "host2"],
+            beside_another_member,
+            has_the_next_key,
+            of: "a fleet"
+        ),
+        command!(
+            "provider rotate",
+            ["provider", "rotate", "a", "--wait", "0s"],
+            announced_before,
+            has_the_next_key,
+            of: "a fleet, announced before",
+            // Another one waits for the other host.
+            again: &[1]
+        ),
+        command!(
+            "sync",
+            ["sync"],
+            rotated_elsewhere,
+            has_the_next_key,
+            of: "another host's rotation",
+            may_leave_out: true
+        ),
     ]
 }
