@@ -18,6 +18,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::fmt::writer::MakeWriter;
 
+use crate::clock::Timestamp;
 use crate::config::{Config, LogTarget};
 use crate::host::dirs::StateDir;
 use crate::host::path_error::PathError;
@@ -241,8 +242,8 @@ impl<W: Write> Write for LineWriter<W> {
     }
 }
 
-/// Logs the outcome of a start: one line.
-pub fn decision(guest: &str, operation: &str, outcome: &Outcome) {
+/// Logs the outcome of a start: one line. `at` is the time of its row in the history.
+pub fn decision(guest: &str, operation: &str, at: Timestamp, outcome: &Outcome) {
     let named = outcome
         .domain
         .as_ref()
@@ -270,6 +271,7 @@ pub fn decision(guest: &str, operation: &str, outcome: &Outcome) {
                     domain = name,
                     uuid,
                     operation,
+                    at = at.0,
                     decision = "allow",
                     repairs,
                     "{why}"
@@ -279,6 +281,7 @@ pub fn decision(guest: &str, operation: &str, outcome: &Outcome) {
                     domain = name,
                     uuid,
                     operation,
+                    at = at.0,
                     decision = "allow",
                     repairs,
                     findings,
@@ -286,18 +289,19 @@ pub fn decision(guest: &str, operation: &str, outcome: &Outcome) {
                 );
             }
         }
-        Decision::Deny(why) => refused(named, operation, why),
+        Decision::Deny(why) => refused(named, operation, at, why),
     }
 }
 
-/// Logs a refusal: one line.
-pub fn refused(named: Named<'_>, operation: &str, why: &Refusal) {
+/// Logs a refusal: one line. `at` is the time of its row in the history.
+pub fn refused(named: Named<'_>, operation: &str, at: Timestamp, why: &Refusal) {
     let (code, words) = (why.code().as_str(), messages::refusal(named, why));
     let uuid = named.uuid.map(|uuid| uuid.to_string()).unwrap_or_default();
     tracing::error!(
         domain = messages::one_line(named.name),
         uuid,
         operation,
+        at = at.0,
         decision = "deny",
         code,
         hint = messages::one_line(&words.hint),

@@ -74,7 +74,7 @@ impl Start {
     /// Writes down a refusal that the decision table has not made: the log first, which depends on
     /// the fewest things.
     pub(super) fn write_down(&self, why: &Refusal) {
-        log::refused(self.named(), Origin::Prepare.as_str(), why);
+        log::refused(self.named(), Origin::Prepare.as_str(), self.time.get(), why);
         self.capture(why);
         if let Err(error) = self.record(why) {
             tracing::warn!(%error, "the refusal could not be recorded");

@@ -140,15 +140,15 @@ fn prepare(
     deadline: Deadline,
 ) -> ExitCode {
     let outcome = guard::prepare(guard, domain, Origin::Prepare, Mode::CarryOut, deadline);
-    let named = start.named();
+    let (named, at) = (start.named(), guard.start_time.get());
     let Decision::Deny(refusal) = outcome.verdict.decision() else {
         emergency::allowed();
-        log::decision(named.name, "prepare", &outcome);
+        log::decision(named.name, "prepare", at, &outcome);
         return ExitCode::SUCCESS;
     };
     let findings = outcome.verdict.findings();
     emergency::refuse(&messages::refused_line(named, refusal, findings));
-    log::decision(named.name, "prepare", &outcome);
+    log::decision(named.name, "prepare", at, &outcome);
     start.capture(refusal);
     ExitCode::FAILURE
 }

@@ -8,10 +8,11 @@ use tracing::field::{Field, Visit};
 use crate::messages::{label, one_line};
 
 /// Fields that explain an event to a program, and not to a reader of its message.
-const FOR_PROGRAMS: [&str; 6] = [
+const FOR_PROGRAMS: [&str; 7] = [
     "uuid",
     "domain.uuid",
     "operation",
+    "at",
     "decision",
     "repairs",
     "hint",

@@ -111,6 +111,7 @@ fn put(entry: &mut Vec<u8>, name: &str, value: &str) {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+    use crate::clock::Timestamp;
     use crate::domain;
     use crate::ids::KeyRefId;
     use crate::log::decision;
@@ -174,8 +175,13 @@ mod tests {
         noted.note(Finding::XmlUnreadable("line 7".to_owned()));
         let entries = sent(|| {
             let refusal = Refusal::KeyDoesNotOpenTpm { key_refs };
-            decision("bad", "prepare", &outcome(Verdict::deny(refusal)));
-            decision("bad", "prepare", &outcome(noted));
+            decision(
+                "bad",
+                "prepare",
+                Timestamp(7),
+                &outcome(Verdict::deny(refusal)),
+            );
+            decision("bad", "prepare", Timestamp(8), &outcome(noted));
             let error = io::Error::other("no\nroom");
             tracing::warn!(domain = "my vm", %error, path = "/x", "the TPM state was not saved");
         });
@@ -190,6 +196,7 @@ mod tests {
         assert_eq!(value(refused, "SYSLOG_IDENTIFIER"), "vtpm-guard");
         assert_eq!(value(refused, "VTPM_GUARD_DOMAIN"), "bad");
         assert_eq!(value(refused, "VTPM_GUARD_CODE"), "VG204");
+        assert_eq!(value(refused, "VTPM_GUARD_AT"), "7");
         assert!(value(refused, "VTPM_GUARD_HINT").contains("vtpm-guard key show bad"));
         let message = value(allowed, "MESSAGE");
         assert!(
@@ -197,6 +204,7 @@ mod tests {
             "{message}"
         );
         assert!(message.contains("line 7"), "{message}");
+        assert_eq!(value(allowed, "VTPM_GUARD_AT"), "8");
         assert_eq!(
             value(failed, "MESSAGE"),
             "\"my vm\": the TPM state was not saved: no room, path /x"

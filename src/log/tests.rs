@@ -128,7 +128,7 @@ fn a_decision_has_no_misleading_character_in_a_log_without_escaping() {
         .finish();
     tracing::subscriber::with_default(subscriber, || {
         for outcome in &outcomes {
-            decision(evil, "prepare", outcome);
+            decision(evil, "prepare", Timestamp(1), outcome);
         }
     });
     let text = String::from_utf8(raw.0.lock().unwrap().clone()).unwrap();

@@ -77,7 +77,7 @@ pub(crate) fn replay(
             no_log = log::init_or_collect(&guard.config, &guard.state_dir).err();
             let deadline = default_deadline();
             let outcome = prepare(&guard, &domain, Origin::Replay, Mode::CarryOut, deadline);
-            log::decision(&name, "replay", &outcome);
+            log::decision(&name, "replay", guard.start_time.get(), &outcome);
             secret_left = drop_unused_secret(host, &guard, &outcome);
             outcome
         }
