@@ -63,6 +63,8 @@ use store_path::StorePath;
 
 pub use bindings::BindingChange;
 pub use check::{AlikeFindings, StoreFinding};
+#[cfg(feature = "internals")]
+pub use connect::pause_before_retry;
 pub use error::{StoreError, UnavailableReason};
 pub use events::{Event, EventFilter, EventQuery, EventRow, MAX_MESSAGE};
 pub use fleet::{KnownFact, Membership, Merge, QueuedState, RowChange, Subject};
@@ -242,10 +244,10 @@ impl Store {
         }
     }
 
-    /// After one of many transactions: who waits for the lock looks for it every half a millisecond, and would not
-    /// get it if the next one followed at once.
+    /// After one of many transactions: who waits for the lock looks for it from time to time only, and would not get it
+    /// if the next one followed sooner.
     pub(crate) fn let_others_in() {
-        thread::sleep(connect::PAUSE * 2);
+        thread::sleep(connect::LONGEST_PAUSE + connect::PAUSE);
     }
 
     /// Every change of an open store is committed here, after the migration that it may need.
