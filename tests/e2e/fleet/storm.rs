@@ -1,9 +1,12 @@
-//! A storm: many starts at once, of many guests and of one, while an administrator's commands run on a store with the keys
-//! of other guests, in a fleet. Nothing is lost, nothing hangs, and nobody holds the store for long.
+//! A storm: many starts at once, of many guests and of one, while an administrator's commands run on a host with many other
+//! guests, in a fleet. Nothing is lost, nothing hangs, and nobody holds the store for long.
 //!
 //! The starts are calls of the hook past libvirtd, so that there can be more of them than this machine has room for guests;
-//! libvirtd gets their keys. `./dev storm` has ten thousand other guests; with `--long` it plays more rounds, and starts real
-//! guests at the end.
+//! libvirtd gets their keys. `./dev storm` has ten thousand other guests, which libvirt knows, with a TPM state each; with
+//! `--long` it plays more rounds, and starts real guests at the end.
+
+mod history;
+mod others;
 
 use std::collections::BTreeMap;
 use std::env;
@@ -14,23 +17,20 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, params};
 use vtpm_guard::internals::ids::{DomainUuid, SecretUuid};
-use vtpm_guard::internals::key::dek::Dek;
-use vtpm_guard::internals::key::wrap::{Generation, WrappedDek};
+use vtpm_guard::internals::key::wrap::WrappedDek;
+use vtpm_guard::internals::store::pause_before_retry;
 
+use self::others::{Keys, Others};
 use super::{Fleet, RECOVERY};
-use crate::guest::{Guest, KeyRef, Tpm};
+use crate::guest::{Guest, Tpm};
 use crate::host::{Host, PROGRAMS};
 
 /// How many starts there are at once.
 const STARTS: usize = 64;
 
-/// How many other guests have keys, how many rounds there are, and real guests at the end: set by `./dev storm`.
-const OTHERS: &str = "VTPM_GUARD_STORM_OTHERS";
+/// How many rounds there are, and real guests at the end: set by `./dev storm`.
 const ROUNDS: &str = "VTPM_GUARD_STORM_ROUNDS";
 const REAL_GUESTS: &str = "VTPM_GUARD_STORM_GUESTS";
-
-/// How often a start asks for a lock again.
-const PAUSE: Duration = Duration::from_micros(500);
 
 /// Calls the hook for each line of its argument (name, file of the XML, operation), all at once, and says of each call the
 /// status, the milliseconds, and what it said.
@@ -67,41 +67,15 @@ fn is_for_release() -> bool {
 
 /// For how long a start may wait for the store. Programs that were built for tests do several times as much.
 fn longest_allowed() -> Duration {
-    Duration::from_secs(if is_for_release() { 1 } else { 5 })
+    Duration::from_secs(if is_for_release() { 1 } else { 2 })
 }
 
-/// What is known of the keys of other guests.
-type Keys = BTreeMap<DomainUuid, Vec<u8>>;
+/// How many starts may be missing in the history: a row is given up after a second, and then the log says so.
+fn most_lost() -> usize {
+    if is_for_release() { 0 } else { STARTS / 8 }
+}
 
 impl Host {
-    /// Gives the store keys of other guests, as another tool does.
-    fn add_others(&self) -> Keys {
-        let kek = self.kek("nkp-a");
-        let (provider, _) = self.provider("nkp-a");
-        let mut keys = Keys::new();
-        let mut store = self.store();
-        let transaction = store.transaction().unwrap();
-        for _ in 0..number(OTHERS, 1_000) {
-            let (domain, dek) = (DomainUuid::random(), Dek::generate().unwrap());
-            let wrapped = WrappedDek::wrap(&kek, &dek, domain, Generation(1)).unwrap();
-            let row = KeyRef {
-                id: 0,
-                secret_uuid: None,
-                provider_uuid: Some(provider.clone()),
-                provider_name: "nkp-a".to_owned(),
-                key_version: Some(1),
-                kek_ref: Some(format!("native:{}", kek.key_id())),
-                wrapped_dek: Some(wrapped.as_bytes().to_vec()),
-                first_used_at: Some(1),
-                retired_at: None,
-            };
-            row.insert(&transaction, domain);
-            keys.insert(domain, dek.expose().to_vec());
-        }
-        transaction.commit().unwrap();
-        keys
-    }
-
     /// Guests that are bound to the provider and have no key yet. libvirt does not know them.
     fn new_guests(&self, round: usize) -> Vec<Guest> {
         let store = self.store();
@@ -111,16 +85,12 @@ impl Host {
                 uuid: DomainUuid::random(),
                 secret: SecretUuid::random(),
             };
-            let (name, uuid, secret) = (&guest.name, guest.uuid, guest.secret);
-            let xml = format!(
-                "<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid><memory unit='KiB'>16384</memory>\
-                 <os><type arch='x86_64' machine='q35'>hvm</type></os><devices><tpm model='tpm-crb'>\
-                 <backend type='emulator' version='2.0'><encryption secret='{secret}'/></backend></tpm></devices></domain>"
-            );
-            self.write(&format!("/run/storm/{name}.xml"), xml);
+            self.write(&format!("/run/storm/{}.xml", guest.name), guest.storm_xml());
             let bind = "INSERT INTO key_ref (resource_uuid, provider_uuid, provider_name)
                         SELECT ?1, uuid, name FROM key_provider WHERE name = 'nkp-a'";
-            store.execute(bind, params![uuid.to_string()]).unwrap();
+            store
+                .execute(bind, params![guest.uuid.to_string()])
+                .unwrap();
             guest
         };
         (0..STARTS).map(guest).collect()
@@ -145,58 +115,24 @@ impl Host {
         assert_eq!(called.stdout.lines().count(), calls.lines().count());
         Duration::from_millis(longest)
     }
+}
 
-    /// The rows that the history has of starts of this guest that were allowed.
-    fn starts_of(&self, guest: &Guest) -> usize {
-        let sql = "SELECT count(*) FROM event
-                   WHERE domain_uuid = ?1 AND operation = 'prepare' AND decision = 'allow'";
-        let count = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
-        let starts = self.store().query_row(sql, [guest.uuid.to_string()], count);
-        usize::try_from(starts.unwrap()).unwrap()
-    }
-
-    /// How many starts of each guest the log says could not be recorded, by the guest's name.
-    fn unrecorded(&self) -> BTreeMap<String, usize> {
-        let log = self.read("/var/log/vtpm-guard.log");
-        let mut unrecorded = BTreeMap::new();
-        for line in log
-            .lines()
-            .filter(|line| line.contains("could not be recorded"))
-        {
-            let (_, rest) = line.split_once(" domain=\"").unwrap();
-            let (name, _) = rest.split_once('"').unwrap();
-            *unrecorded.entry(name.to_owned()).or_default() += 1;
-        }
-        unrecorded
-    }
-
-    /// Each of this many starts of a guest is in the history once. Its row is given up after a second, which programs that
-    /// were built for tests may need, and then the log says so; that of a first start is written with the key. Guest and
-    /// millisecond identify a start, so of those that were `at_once` some share a row: libvirt starts a guest only once
-    /// at a time.
-    #[track_caller]
-    fn has_all_starts_of(&self, guest: &Guest, starts: usize, at_once: usize, lost: usize) {
-        let (found, name) = (self.starts_of(guest), &guest.name);
-        let share_rows = at_once / 8;
-        let accounted = starts - share_rows..=starts;
-        assert!(
-            accounted.contains(&(found + lost)),
-            "{name}: of {starts} starts {found} are in the history, {lost} are not, says the log"
-        );
-        let most = if is_for_release() { 0 } else { starts - 1 };
-        assert!(lost <= most, "{name}: {lost} of {starts} are lost");
-        let sql = "SELECT count(*) - count(DISTINCT at) FROM event WHERE domain_uuid = ?1";
-        let twice = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
-        let twice = self.store().query_row(sql, [guest.uuid.to_string()], twice);
-        assert_eq!(twice, Ok(0), "{name}: starts have two rows");
+impl Guest {
+    fn storm_xml(&self) -> String {
+        let Self { name, uuid, secret } = self;
+        format!(
+            "<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid><memory unit='KiB'>16384</memory>\
+             <os><type arch='x86_64' machine='q35'>hvm</type></os><devices><tpm model='tpm-crb'>\
+             <backend type='emulator' version='2.0'><encryption secret='{secret}'/></backend></tpm></devices></domain>"
+        )
     }
 }
 
 /// Asks for the lock of the store as a start does, over and over. Returns the longest wait.
 fn longest_wait(store: &mut Connection, ends: &AtomicBool) -> Duration {
     store
-        .busy_handler(Some(|_| {
-            sleep(PAUSE);
+        .busy_handler(Some(|tries| {
+            sleep(pause_before_retry(tries));
             true
         }))
         .unwrap();
@@ -232,8 +168,22 @@ const MEANWHILE: [&[&[&str]]; 3] = [
     &[&["sync", "--compare"], &["check", "--all"], &["sync"]],
 ];
 
-/// Does `work` while the administrator's commands run, one after another. Returns the longest wait for the store.
-fn beside_commands(host: &Host, work: impl FnOnce()) -> Duration {
+/// `status` and `check --all` have looked at each guest that libvirt knows, and each would start.
+#[track_caller]
+fn saw_all(command: &[&str], said: &str, defined: usize) {
+    let sum = match command {
+        ["status"] => format!(
+            "{defined} guests: {defined} encrypted, 0 unencrypted; {defined} would start now, 0 would not"
+        ),
+        ["check", "--all"] => format!("{defined} guests: {defined} would start, 0 would not"),
+        _ => return,
+    };
+    assert_eq!(said.lines().last(), Some(&*sum), "{command:?}");
+}
+
+/// Does `work` while the administrator's commands run, one after another, on a host where libvirt knows this many guests.
+/// Returns the longest wait for the store.
+fn beside_commands(host: &Host, defined: usize, work: impl FnOnce()) -> Duration {
     let (ends, probe_ends) = (AtomicBool::new(false), AtomicBool::new(false));
     scope(|threads| {
         let probe_until = SetAtEnd(&probe_ends);
@@ -246,7 +196,8 @@ fn beside_commands(host: &Host, work: impl FnOnce()) -> Duration {
                 }
                 let began = Instant::now();
                 let _ = fs::remove_file(host.path("/run/storm/backup"));
-                host.guard(command).ok();
+                let said = host.guard(command).ok().stdout;
+                saw_all(command, &said, defined);
                 eprintln!("  {}: {:.1?}", command.join(" "), began.elapsed());
             }
         };
@@ -303,7 +254,7 @@ fn assert_nothing_is_lost(host: &Host, keys: &Keys, guests: &[Guest]) {
     }
 }
 
-fn start_real_guests(host: &Host, number: usize) {
+fn start_real_guests(host: &Host, defined: usize, number: usize) {
     let guests: Vec<_> = (0..number)
         .map(|guest| {
             host.define_guest(
@@ -316,7 +267,7 @@ fn start_real_guests(host: &Host, number: usize) {
         host.insert_placeholder(guest, "nkp-a");
     }
     let began = Instant::now();
-    let longest = beside_commands(host, || {
+    let longest = beside_commands(host, defined + number, || {
         scope(|threads| {
             for guest in &guests {
                 threads.spawn(|| host.start(guest).ok());
@@ -330,7 +281,7 @@ fn start_real_guests(host: &Host, number: usize) {
     assert!(longest < longest_allowed(), "{longest:?}");
     for guest in &guests {
         assert_eq!(host.state(guest), "running");
-        assert_eq!(host.starts_of(guest), 1);
+        assert_eq!(host.starts_of(guest).len(), 1);
     }
 }
 
@@ -344,13 +295,19 @@ fn in_a_storm_nothing_is_lost_and_nobody_waits_for_long() {
         let config = host.read("/etc/vtpm-guard/config.toml");
         host.configure(&format!("{config}[hook]\ndeadline = \"60s\"\n"));
     }
-    let keys = host.add_others();
+    let began = Instant::now();
+    let Others { keys, defined } = host.add_others();
+    eprintln!(
+        "{} other guests, of which libvirt knows {defined}: {:.1?}",
+        keys.len(),
+        began.elapsed()
+    );
     host.guard(&["sync", "--compare"]).ok();
-    let mut all = Vec::new();
+    let (mut all, mut lost) = (Vec::new(), 0);
     for round in 0..number(ROUNDS, 1) {
         let guests = host.new_guests(round);
         let mut calls = [Duration::ZERO; 3];
-        let longest = beside_commands(&host, || {
+        let longest = beside_commands(&host, defined, || {
             // Each gets its key; each has it; and many starts of one guest.
             calls[0] = host.call_at_once(guests.iter());
             calls[1] = host.call_at_once(guests.iter());
@@ -362,17 +319,18 @@ fn in_a_storm_nothing_is_lost_and_nobody_waits_for_long() {
              guest {of_one:.1?}; the longest wait for the store {longest:.1?}"
         );
         assert!(longest < longest_allowed(), "{longest:?}");
-        let unrecorded = host.unrecorded();
+        let log = host.read("/var/log/vtpm-guard.log");
         for (number, guest) in guests.iter().enumerate() {
             let at_once = if number == 0 { STARTS } else { 0 };
-            let lost = unrecorded.get(&guest.name).copied().unwrap_or_default();
-            host.has_all_starts_of(guest, 2 + at_once, at_once, lost);
+            lost += host.has_all_starts_of(guest, 2 + at_once, &log);
         }
         all.extend(guests);
     }
+    eprintln!("{lost} starts are not in the history, and the log says so");
+    assert!(lost <= most_lost(), "{lost} starts are not in the history");
     assert_nothing_is_lost(&host, &keys, &all);
     let real = number(REAL_GUESTS, 0);
     if real > 0 {
-        start_real_guests(&host, real);
+        start_real_guests(&host, defined, real);
     }
 }
