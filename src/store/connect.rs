@@ -16,16 +16,9 @@ use super::store_path::{self, StorePath};
 use crate::clock::Deadline;
 use crate::host::poll::wait;
 
-/// How long to sleep before asking for a lock again, at first. Sixty-four hooks at once need three quarters
-/// of the time that they need with SQLite's own pauses, which grow sooner.
+/// How long to sleep before asking for a lock again. Sixty-four hooks at once need three quarters
+/// of the time that they need with SQLite's own, growing pauses.
 pub(super) const PAUSE: Duration = Duration::from_micros(500);
-
-/// The same at last. Sixty-four that ask every half a millisecond keep two processors busy: whoever has the lock gets
-/// little of them, and has it for many times as long.
-pub(super) const LONGEST_PAUSE: Duration = Duration::from_millis(4);
-
-/// After so many tries a pause is twice as long.
-const TRIES_OF_A_PAUSE: u32 = 16;
 
 /// How many instructions SQLite's virtual machine executes between two checks of the deadline:
 /// well under a millisecond.
@@ -168,16 +161,8 @@ pub(super) fn keep_deadline(
     connection: &mut Connection,
     deadline: Deadline,
 ) -> rusqlite::Result<()> {
-    connection.busy_handler(Some(move |tries| wait(pause_before_retry(tries), deadline)))?;
+    connection.busy_handler(Some(move |_| wait(PAUSE, deadline)))?;
     connection.progress_handler(INSTRUCTIONS_PER_LOOK, Some(move || deadline.has_passed()))
-}
-
-/// How long to sleep before asking for a lock again that was not to be had so many times before.
-#[must_use]
-pub fn pause_before_retry(tries: i32) -> Duration {
-    let doublings = tries.unsigned_abs() / TRIES_OF_A_PAUSE;
-    let times = 2_u32.saturating_pow(doublings);
-    PAUSE.saturating_mul(times).min(LONGEST_PAUSE)
 }
 
 /// Makes the file use a write-ahead log, if it does not yet. If others are using the file, a

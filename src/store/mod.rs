@@ -63,8 +63,6 @@ use store_path::StorePath;
 
 pub use bindings::BindingChange;
 pub use check::{AlikeFindings, StoreFinding};
-#[cfg(feature = "internals")]
-pub use connect::pause_before_retry;
 pub use error::{StoreError, UnavailableReason};
 pub use events::{Event, EventFilter, EventQuery, EventRow, MAX_MESSAGE};
 pub use fleet::{KnownFact, Membership, Merge, QueuedState, RowChange, Subject};
@@ -244,10 +242,10 @@ impl Store {
         }
     }
 
-    /// After one of many transactions: who waits for the lock looks for it from time to time only, and would not get it
-    /// if the next one followed sooner.
+    /// After one of many transactions: who waits for the lock looks for it every half a millisecond, and would not
+    /// get it if the next one followed at once.
     pub(crate) fn let_others_in() {
-        thread::sleep(connect::LONGEST_PAUSE + connect::PAUSE);
+        thread::sleep(connect::PAUSE * 2);
     }
 
     /// Every change of an open store is committed here, after the migration that it may need.

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use super::super::connect::pause_before_retry;
 use super::super::schema::{self, APPLICATION_ID, Identity, KNOWN, MIGRATIONS, Migration};
 use super::super::testing::*;
 use super::super::{Access, Store, StoreError, StoreFinding, UnavailableReason};
@@ -387,27 +386,6 @@ fn opening_a_locked_store_waits_until_the_deadline() {
     store.set_deadline(soon()).unwrap();
     other.execute_batch("COMMIT").unwrap();
     store.record_event(&event(domain(1), "vm1", NOW)).unwrap();
-}
-
-#[test]
-fn who_waits_for_a_lock_asks_seldom_in_the_end_and_is_let_in_between_two_transactions() {
-    let tries_in = |time: Duration| {
-        let pauses = (0..).map(pause_before_retry);
-        let times = pauses.scan(Duration::ZERO, |waited, pause| {
-            *waited += pause;
-            Some(*waited)
-        });
-        times.take_while(|waited| *waited <= time).count()
-    };
-    assert!(
-        tries_in(Duration::from_millis(8)) >= 16,
-        "a short wait is not prolonged"
-    );
-    // Sixty-four of them together: some 17,000 in a second, of ten microseconds each.
-    assert!(tries_in(Duration::from_secs(1)) < 300);
-    let begin = Instant::now();
-    Store::let_others_in();
-    assert!(begin.elapsed() > pause_before_retry(i32::MAX));
 }
 
 #[test]

@@ -21,7 +21,6 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, params};
 use vtpm_guard::internals::ids::{DomainUuid, SecretUuid};
 use vtpm_guard::internals::key::wrap::WrappedDek;
-use vtpm_guard::internals::store::pause_before_retry;
 
 use self::others::{Keys, Others};
 use super::{Fleet, RECOVERY};
@@ -34,6 +33,9 @@ const STARTS: usize = 64;
 /// How many rounds there are, and real guests at the end: set by `./dev storm`.
 const ROUNDS: &str = "VTPM_GUARD_STORM_ROUNDS";
 const REAL_GUESTS: &str = "VTPM_GUARD_STORM_GUESTS";
+
+/// How often a start asks for a lock again.
+const PAUSE: Duration = Duration::from_micros(500);
 
 /// Calls the hook for each line of its argument (name, file of the XML, operation), all at once, and says of each call the
 /// status, the milliseconds, and what it said.
@@ -166,8 +168,8 @@ impl Guest {
 /// Asks for the lock of the store as a start does, over and over. Returns the longest wait.
 fn longest_wait(store: &mut Connection, ends: &AtomicBool) -> Duration {
     store
-        .busy_handler(Some(|tries| {
-            sleep(pause_before_retry(tries));
+        .busy_handler(Some(|_| {
+            sleep(PAUSE);
             true
         }))
         .unwrap();
