@@ -69,6 +69,8 @@ pub(crate) struct Host {
     root: PathBuf,
     /// What commands have said on it.
     said: Mutex<String>,
+    /// Commands that ended, with their status.
+    ended: Mutex<Vec<(String, i32)>>,
 }
 
 /// Where hosts have their directories: doctor says of one in memory that the next boot loses the guard's. Not in `/var/tmp`
@@ -112,6 +114,7 @@ impl Host {
             holder,
             root,
             said: Mutex::default(),
+            ended: Mutex::default(),
         }
     }
 
@@ -154,12 +157,19 @@ impl Host {
         let output = finish(child);
         let mut said = self.said.lock().unwrap();
         said.extend([&*output.stdout, &output.stderr, "\n"]);
+        let mut ended = self.ended.lock().unwrap();
+        ended.push((command.join(" "), output.status));
         output
     }
 
     /// All that commands have said on it so far.
     pub(crate) fn said(&self) -> String {
         self.said.lock().unwrap().clone()
+    }
+
+    /// The command lines that have ended on it so far, with their status.
+    pub(crate) fn ended(&self) -> Vec<(String, i32)> {
+        self.ended.lock().unwrap().clone()
     }
 
     pub(crate) fn virsh(&self, arguments: &[&str]) -> Output {

@@ -14,6 +14,7 @@ mod born_from;
 #[path = "../kms/built.rs"]
 mod built;
 mod clusters;
+mod commands;
 mod daemon_start;
 mod daemons;
 mod doctor;
@@ -28,6 +29,7 @@ mod hints;
 mod hook_contract;
 mod hook_input;
 mod host;
+mod journal;
 mod kept_states;
 mod key_managers;
 mod libvirt_alone;

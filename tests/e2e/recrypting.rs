@@ -361,7 +361,7 @@ fn a_guest_that_starts_while_its_key_is_renewed_keeps_its_key() {
 }
 
 /// Copies the TPM state of a stopped guest to another, as a clone of the whole host does.
-fn copy_tpm_state(host: &Host, from: &Guest, to: &Guest) {
+pub(crate) fn copy_tpm_state(host: &Host, from: &Guest, to: &Guest) {
     let dir = |guest: &Guest| format!("/var/lib/libvirt/swtpm/{}", guest.uuid);
     host.run(&["cp", "-a", &dir(from), &dir(to)]).ok();
 }

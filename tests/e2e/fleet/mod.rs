@@ -7,6 +7,7 @@ mod database;
 mod down;
 mod elsewhere;
 mod hostile;
+mod key_paths;
 mod lost;
 mod nowhere;
 mod reinstalled;

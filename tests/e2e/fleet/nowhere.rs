@@ -5,16 +5,14 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use sha2::Sha512;
-use vtpm_guard::internals::ids::SecretUuid;
 
 use super::database::Database;
+use super::key_paths::{live, live_elsewhere};
 use super::{Fleet, configuration};
-use crate::guest::{Guest, PASSPHRASE_FILE, Tpm, recovery_file};
+use crate::commands::are_played_or_left_out;
+use crate::guest::{Guest, recovery_file};
 use crate::host::Host;
 use crate::traces::{Processes, Secrets, Seen};
-
-/// The value of a secret that somebody made by hand.
-const BY_HAND: &str = "a made-up key that is nowhere else";
 
 /// Where a host has files of its own, and what is mounted from elsewhere.
 const PLACES: [&str; 6] = [
@@ -25,6 +23,12 @@ const PLACES: [&str; 6] = [
     "/var/lib/vtpm-guard",
     "/var/log",
 ];
+
+/// So that the journal has all that can be in it.
+const TALKATIVE: &str = "[log]\nlevel = \"trace\"\n";
+
+/// Commands whose status says what they found: others must have been done.
+const FIND: [&str; 2] = ["doctor", "store check"];
 
 /// Which programs must have been seen as they ran, by the name of the file that is run, or their arguments were not looked
 /// at. That the test itself names them in a command line says nothing.
@@ -68,124 +72,6 @@ impl Host {
         let _ = fs::remove_file(self.path(&recovery_file(provider)));
         self.export_provider(provider);
     }
-
-    /// Everything that prints something, in both forms; that it is refused or finds something is its right.
-    fn print_everything(&self) {
-        for command in [
-            &["status"][..],
-            &["status", "--fleet"],
-            &["doctor"],
-            &["history"],
-            &["history", "--captures"],
-            &["check", "--all"],
-            &["provider", "list"],
-            &["provider", "show", "nkp-a"],
-            &["provider", "slot", "list", "nkp-a"],
-            &["key", "list"],
-            &["key", "show", "vm1"],
-            &["key", "metadata", "vm1"],
-            &["state", "list"],
-            &["store", "check"],
-            &["fleet", "status"],
-            &["repair", "--all", "--dry-run"],
-        ] {
-            self.guard(command);
-            self.guard(&[command, &["--json"]].concat());
-        }
-    }
-
-    /// Starts through the helper, as where libvirt.conf says how to connect.
-    fn start_through_helper(&self, guest: &Guest) {
-        self.write("/etc/libvirt/libvirt.conf", "remote_mode = \"legacy\"\n");
-        self.start_and_stop(guest);
-        fs::remove_file(self.path("/etc/libvirt/libvirt.conf")).unwrap();
-    }
-}
-
-/// What happens on the first host, to providers and guests of all kinds.
-fn live(alpha: &Host, secrets: &mut Secrets) -> Guest {
-    let vm1 = alpha.define_bound_guest("vm1", "nkp-a");
-    alpha.start_and_stop(&vm1);
-    alpha.note_provider("nkp-a", secrets, "first");
-    alpha.guard(&["provider", "create", "nkp-b"]).ok();
-    alpha.note_provider("nkp-b", secrets, "first");
-    alpha.note_keys(&vm1, secrets, "first");
-    if !alpha.lacks_libvirtd() {
-        alpha.start_through_helper(&vm1);
-    }
-    // A repair, without a start and at one.
-    for repair in [&["repair", "vm1"][..], &["check", "vm1"]] {
-        alpha.insert_placeholder(&vm1, "nkp-a");
-        alpha.guard(repair);
-        alpha.start_and_stop(&vm1);
-    }
-    // A key that is learnt from the domain XML.
-    alpha.guard(&["key", "metadata", "vm1", "--write"]).ok();
-    alpha.delete_key_refs(&vm1);
-    alpha.start_and_stop(&vm1);
-    alpha.note_keys(&vm1, secrets, "learnt");
-
-    let vm2 = alpha.define_guest("vm2", Tpm::Plain);
-    alpha.start_and_stop(&vm2);
-    alpha.guard(&["encrypt", "vm2", "--provider", "nkp-b"]).ok();
-    alpha.start_and_stop(&vm2);
-
-    let secret = SecretUuid::random();
-    alpha.define_secret(secret, "by hand", Some(BY_HAND));
-    fs::remove_file(alpha.path("/run/value")).unwrap();
-    let vm3 = alpha.define_guest("vm3", Tpm::Encrypted(secret));
-    alpha.start_and_stop(&vm3);
-    alpha.guard(&["adopt", "vm3", "--provider", "nkp-b"]).ok();
-    alpha.start_and_stop(&vm3);
-    secrets.add("the adopted value", BY_HAND.as_bytes());
-
-    alpha.guard(&["key", "renew", "vm1"]).ok();
-    alpha.note_keys(&vm1, secrets, "renewed");
-    alpha.start_and_stop(&vm1);
-    alpha.guard(&["provider", "rotate", "nkp-b"]).ok();
-    alpha.note_provider("nkp-b", secrets, "rotated");
-    for guest in [&vm2, &vm3] {
-        alpha.start_and_stop(guest);
-        alpha.note_keys(guest, secrets, "rotated");
-    }
-
-    // Lost, refused with its XML captured, replayed, and back from the recovery file.
-    alpha
-        .guard(&["provider", "delete", "nkp-b", "--force"])
-        .ok();
-    alpha.start(&vm2).refused_with("VG101");
-    let captures = fs::read_dir(alpha.path("/var/lib/vtpm-guard/captures")).unwrap();
-    let capture = captures.flatten().next().unwrap().file_name();
-    let capture = format!("/var/lib/vtpm-guard/captures/{}", capture.to_string_lossy());
-    alpha.guard(&["replay", &capture, "--dry-run"]);
-    alpha.write("/run/wrong", "not the passphrase\n");
-    let file = recovery_file("nkp-b");
-    let import = ["provider", "import", &file, "--passphrase-file"];
-    assert_ne!(
-        alpha.guard(&[&import[..], &["/run/wrong"]].concat()).status,
-        0
-    );
-    alpha
-        .guard(&[&import[..], &[PASSPHRASE_FILE]].concat())
-        .ok();
-    alpha.guard(&["replay", &capture]).ok();
-    alpha.start_and_stop(&vm2);
-    alpha.guard(&["provider", "slot", "verify", "nkp-a"]).ok();
-
-    alpha.guard(&["store", "backup", "/run/store.backup"]).ok();
-    alpha.guard(&["store", "restore", "/run/store.backup"]).ok();
-    alpha.start_and_stop(&vm3);
-    // Damaged, refused.
-    let state = alpha.tpm_state(&vm3);
-    alpha.set_tpm_state(&vm3, &state[..100]);
-    alpha.start(&vm3);
-    alpha.set_tpm_state(&vm3, &state);
-    if !alpha.lacks_libvirtd() {
-        alpha.autostart(&vm1);
-        alpha.boot_libvirtd();
-        alpha.stop(&vm1);
-    }
-    vm1
 }
 
 /// The search of the server's files finds what is in the database.
@@ -225,34 +111,46 @@ fn is_nowhere(secrets: &Secrets, fleet: &Fleet, hosts: &[&Host], seen: &Seen) {
     );
 }
 
+/// None is left out: whatever a new one is for, a key could be in what it says.
+#[track_caller]
+fn every_command_was_played(hosts: &[&Host]) {
+    let ended = hosts.iter().flat_map(|host| host.ended());
+    let lines = ended.filter_map(|(line, status)| {
+        let line = line.strip_prefix("/usr/sbin/vtpm-guard ")?;
+        // The owner of the database has a configuration of its own.
+        let line = line
+            .strip_prefix("--config /run/owner/config.toml ")
+            .unwrap_or(line);
+        let is_done = status == 0 || FIND.iter().any(|command| line.starts_with(command));
+        is_done.then(|| line.to_owned())
+    });
+    are_played_or_left_out(&lines.collect::<Vec<_>>(), &[]);
+}
+
 #[test]
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn no_key_is_found_anywhere_whatever_was_done_with_it() {
     let processes = Processes::watch();
     let mut secrets = Secrets::new();
     let (fleet, [alpha, beta]) = Fleet::with_hosts();
+    for (host, role) in [(&alpha, "host"), (&beta, "host2")] {
+        host.start_journald();
+        host.configure(&configuration(role, TALKATIVE));
+    }
     let vm1 = live(&alpha, &mut secrets);
     alpha.exchange();
     beta.exchange();
-    // It starts where neither its key nor its state was.
-    beta.define_too(&vm1);
-    beta.start_and_stop(&vm1);
-    // With the provider key on tmpfs alone.
-    let boot = format!(
-        "[provider]\ncache = \"boot\"\n{}",
-        configuration("host2", "")
-    );
-    beta.configure(&boot);
-    beta.guard(&["open"]).ok();
-    beta.start_and_stop(&vm1);
-    let _ = fs::remove_dir_all(beta.path("/run/vtpm-guard"));
-    beta.start(&vm1).refused_with("VG105");
-    beta.guard(&["open"]).ok();
-    beta.start_and_stop(&vm1);
-    beta.exchange();
+    live_elsewhere(&beta, &vm1);
     for host in [&alpha, &beta] {
         host.print_everything();
+        // By the hook, and by a command.
+        for operation in ["prepare", "replay"] {
+            assert!(host.journal_has(operation), "{operation}");
+        }
     }
+    beta.guard(&["fleet", "leave"]).ok();
+    alpha.guard(&["fleet", "lost", "beta"]).ok();
+    every_command_was_played(&[&alpha, &beta]);
 
     let seen = processes.end();
     for program in PROGRAMS {
