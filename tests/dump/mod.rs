@@ -7,18 +7,13 @@ use std::time::{Duration, Instant};
 
 use crate::traces::Secrets;
 
-/// Where a program's memory is written, and by what.
+/// The name of the secret that must be found: nothing was searched otherwise.
+pub(crate) const WITNESS: &str = "witness";
+
+/// Where the memory of programs is written, and by what.
 pub(crate) struct Dump {
     /// As this process reaches it.
     dir: PathBuf,
-}
-
-/// What a program had in its memory as it ended.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct AtItsEnd {
-    pub(crate) status: i32,
-    /// The names of the secrets that are there.
-    pub(crate) found: Vec<String>,
 }
 
 impl Dump {
@@ -36,24 +31,55 @@ impl Dump {
         script.replace("@PROGRAM@", program)
     }
 
-    /// Looks for secrets, once the program has ended; what gdb said if it does not.
-    pub(crate) fn search(&self, secrets: &Secrets) -> Result<AtItsEnd, String> {
+    /// Waits until all runs since the last search have ended. Each must have ended with this status, and have the witness
+    /// in its memory, and no other one of these secrets. Returns how many there were.
+    #[track_caller]
+    pub(crate) fn has_witness_alone(&self, what: &str, secrets: &Secrets, status: i32) -> usize {
         let end = Instant::now() + Duration::from_secs(30);
-        let (ended, memory) = (self.dir.join("ended"), self.dir.join("memory"));
-        while !ended.exists() {
-            if Instant::now() > end {
-                let said = ["gdb", "errors"].map(|name| fs::read_to_string(self.dir.join(name)));
-                return Err(format!("{said:#?}"));
+        let has_ended = |run: &PathBuf| run.join("ended").exists();
+        let runs = loop {
+            let runs = self.runs();
+            if !runs.is_empty() && runs.iter().all(has_ended) {
+                break runs;
             }
+            assert!(Instant::now() < end, "{what}: {:#?}", said(&runs));
             sleep(Duration::from_millis(20));
-        }
-        let found = secrets.in_bytes(&fs::read(&memory).unwrap());
-        let at_its_end = AtItsEnd {
-            status: fs::read_to_string(&ended).unwrap().parse().unwrap(),
-            found: found.into_iter().map(str::to_owned).collect(),
         };
-        fs::remove_file(ended).unwrap();
-        fs::remove_file(memory).unwrap();
-        Ok(at_its_end)
+        for run in &runs {
+            let found = secrets.in_bytes(&fs::read(run.join("memory")).unwrap());
+            let found: Vec<_> = found.into_iter().collect();
+            let ended: i32 = fs::read_to_string(run.join("ended"))
+                .unwrap()
+                .parse()
+                .unwrap();
+            let said = said(&runs);
+            assert_eq!(found, [WITNESS], "{what}: {said:#?}");
+            assert_eq!(ended, status, "{what}: {said:#?}");
+        }
+        for run in &runs {
+            fs::remove_dir_all(run).unwrap();
+        }
+        runs.len()
     }
+
+    /// The directories of the runs.
+    fn runs(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.dir).unwrap().flatten();
+        let is_run = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default();
+            name.as_encoded_bytes().starts_with(b"run.")
+        };
+        entries.map(|entry| entry.path()).filter(is_run).collect()
+    }
+}
+
+/// What gdb and the programs have said.
+fn said(runs: &[PathBuf]) -> Vec<String> {
+    let mut said = Vec::new();
+    for run in runs {
+        for name in ["gdb", "errors"] {
+            said.push(fs::read_to_string(run.join(name)).unwrap_or_default());
+        }
+    }
+    said
 }

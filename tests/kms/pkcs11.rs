@@ -115,9 +115,9 @@ fn aes_key_wrap_with_padding() {
 
 /// Of this way to wrap.
 fn nothing_of_softhsm_is_left<How: Way>() {
-    nothing_is_left(|token: &SoftHsm<How>| {
+    nothing_is_left(|token: &SoftHsm<How>, secrets| {
         let pin = fs::read(token.0.dir().join("pin")).unwrap();
-        vec![("the PIN", pin.trim_ascii().to_vec())]
+        secrets.add("the PIN", pin.trim_ascii());
     });
 }
 

@@ -54,9 +54,9 @@ conformance!(OpenBao, ignore = "needs root and OpenBao: ./dev kms");
 #[test]
 #[ignore = "needs root and OpenBao: ./dev kms"]
 fn nothing_is_left_in_its_memory() {
-    nothing_is_left(|bao: &OpenBao| {
+    nothing_is_left(|bao: &OpenBao, secrets| {
         let token = fs::read(bao.0.dir().join("token")).unwrap();
-        vec![("the token", token.trim_ascii().to_vec())]
+        secrets.add("the token", token.trim_ascii());
     });
 }
 

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use base64ct::{Base64Unpadded, Base64UrlUnpadded, Encoding};
+use base64ct::{Base64, Base64Unpadded, Base64UrlUnpadded, Encoding};
 
 /// The shortest that is looked for, in bytes. In a gigabyte of random bytes a half of it, eight bytes, is once in ten
 /// thousand million times.
@@ -55,17 +55,42 @@ impl Secrets {
         Self(Vec::new())
     }
 
+    /// One that is there already keeps its name.
+    ///
     /// # Panics
     ///
     /// If its halves are so short that they could be somewhere by chance.
     pub(crate) fn add(&mut self, name: &str, bytes: &[u8]) {
         assert!(bytes.len() >= SHORTEST, "{name}: {} bytes", bytes.len());
-        self.0.push((name.to_owned(), forms(bytes)));
+        self.put(name, forms(bytes));
+    }
+
+    /// The same of a private key on a curve, in PEM: its lines, and its number, as it is written and as a program calculates
+    /// with it.
+    pub(crate) fn add_private_key(&mut self, name: &str, pem: &str) {
+        let lines = || pem.lines().filter(|line| !line.starts_with("-----"));
+        for line in lines().filter(|line| line.len() >= SHORTEST) {
+            self.add_words(name, line);
+        }
+        let der = Base64::decode_vec(&lines().collect::<String>()).unwrap();
+        // ECPrivateKey (RFC 5915): version 1, and an octet string with the number.
+        let begin = b"\x02\x01\x01\x04\x20";
+        let begin = memchr::memmem::find(&der, begin).unwrap() + begin.len();
+        let mut number = der[begin..begin + 32].to_vec();
+        self.add(name, &number);
+        number.reverse();
+        self.add(name, &number);
     }
 
     /// The same of words, whose halves are in other texts, too.
     pub(crate) fn add_words(&mut self, name: &str, words: &str) {
-        self.0.push((name.to_owned(), vec![words.into()]));
+        self.put(name, vec![words.into()]);
+    }
+
+    fn put(&mut self, name: &str, forms: Vec<Vec<u8>>) {
+        if !self.0.iter().any(|(_, others)| others[0] == forms[0]) {
+            self.0.push((name.to_owned(), forms));
+        }
     }
 
     /// The names of those that these bytes have in them.

@@ -9,6 +9,7 @@ mod elsewhere;
 mod hostile;
 mod key_paths;
 mod lost;
+mod memory;
 mod nowhere;
 mod reinstalled;
 mod restored;
