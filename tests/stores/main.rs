@@ -14,11 +14,14 @@ mod broken_programs;
 #[path = "../kms/built.rs"]
 mod built;
 mod database;
+#[path = "../dump/mod.rs"]
+mod dump;
 mod exchange;
 mod fleet;
 mod look_up;
 mod measured;
 mod members;
+mod memory;
 #[path = "../kms/plugin.rs"]
 #[allow(dead_code, reason = "shared with the tests of key managers")]
 mod plugin;
@@ -31,3 +34,6 @@ mod schema;
 #[allow(dead_code, reason = "shared with the tests of key managers")]
 mod service;
 mod slow_transactions;
+#[path = "../traces/mod.rs"]
+#[allow(dead_code, reason = "shared with tests of other programs")]
+mod traces;
