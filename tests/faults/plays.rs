@@ -79,6 +79,7 @@ impl Worker {
         let mut ready = Vec::new();
         for scenario in wanted {
             let name = scenario.name();
+            self.daemon = None;
             let host = self.site.begin();
             (scenario.set_up)(&host);
             if !scenario.keys_in_clear {

@@ -223,7 +223,7 @@ fn files_below(dir: &Path) -> Vec<PathBuf> {
         }
         if path.is_dir() {
             found.extend(files_below(&path));
-        } else {
+        } else if entry.file_type().is_ok_and(|it| it.is_file()) {
             found.push(path);
         }
     }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,6 +11,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use nix::sys::socket::shutdown;
 use zeroize::Zeroizing;
 
 use super::message::Procedure;
@@ -88,6 +90,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A fake libvirt that answers on libvirtd's socket until this is dropped, each client on a thread of its own.
 pub(crate) struct FakeDaemon {
     socket: PathBuf,
+    listener: UnixListener,
     shared: Arc<Shared>,
     accepts: Option<JoinHandle<()>>,
 }
@@ -110,8 +113,9 @@ impl FakeLibvirt {
         let listener = UnixListener::bind(&socket).unwrap();
         let shared = Arc::<Shared>::default();
         let (libvirt, its) = (self.clone(), Arc::clone(&shared));
+        let accepting = listener.try_clone().unwrap();
         let accepts = thread::spawn(move || {
-            for client in listener.incoming() {
+            for client in accepting.incoming() {
                 if its.is_over.load(Ordering::SeqCst) {
                     return;
                 }
@@ -123,6 +127,7 @@ impl FakeLibvirt {
         });
         FakeDaemon {
             socket,
+            listener,
             shared,
             accepts: Some(accepts),
         }
@@ -155,8 +160,8 @@ impl FakeDaemon {
 impl Drop for FakeDaemon {
     fn drop(&mut self) {
         self.shared.is_over.store(true, Ordering::SeqCst);
-        // So that it looks.
-        let _ = UnixStream::connect(&self.socket);
+        // What waits for a client is woken, also where the socket has no name any more.
+        let _ = shutdown(self.listener.as_raw_fd(), nix::sys::socket::Shutdown::Both);
         let _ = self.accepts.take().map(JoinHandle::join);
         let _ = fs::remove_file(&self.socket);
     }
