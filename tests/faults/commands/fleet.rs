@@ -190,6 +190,13 @@ fn has_the_next_key(host: &Fixture) {
     starts_with_one_key(host);
 }
 
+/// The other host re-wraps the guests' keys, and tells them: here the previous key opens them until then.
+fn follows_the_other(host: &Fixture) {
+    assert_eq!(host.provider("a").key_version, 2);
+    has_provider(host, "a");
+    starts_with_one_key(host);
+}
+
 /// The host has heard of a provider of another one, whose key its own key manager opens.
 fn announced_provider(host: &Fixture) {
     in_use(host);
@@ -320,7 +327,7 @@ pub(super) fn rotations() -> Vec<Scenario> {
             "sync",
             ["sync"],
             rotated_elsewhere,
-            has_the_next_key,
+            follows_the_other,
             of: "another host's rotation",
             may_leave_out: true
         ),
