@@ -8,6 +8,7 @@ mod facts;
 mod look_up;
 mod schema;
 
+use std::alloc::System;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -16,9 +17,14 @@ use vtpm_guard::store_program::{
     State, Status, Store, StoreError, Trouble, serve,
 };
 use vtpm_guard_kms_tls::{Identity, Needs};
+use zeroizing_alloc::ZeroAlloc;
 
 use crate::address::Address;
 use crate::connection::Connection;
+
+/// Wipes all that is freed: what the libraries for PostgreSQL and TLS have had contains passwords and keys.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 fn main() -> ExitCode {
     serve::<Postgresql>()

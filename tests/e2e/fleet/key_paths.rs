@@ -198,6 +198,7 @@ fn out_of_use(alpha: &Host, secrets: &mut Secrets) {
     alpha.guard(&["key", "retire", &id]).ok();
     alpha.guard(&["key", "use", &id]).ok();
     alpha.start_and_stop(&vm6);
+    alpha.guard(&["state", "show", "vm6"]).ok();
     alpha.guard(&["state", "persist", "vm6"]).ok();
     alpha.remove_tpm_state(&vm6);
     alpha.guard(&["reset", "vm6"]).ok();

@@ -25,7 +25,7 @@ const PLACES: [&str; 6] = [
 ];
 
 /// So that the journal has all that can be in it.
-const TALKATIVE: &str = "[log]\nlevel = \"trace\"\n";
+const TALKATIVE: &str = "[log]\nlevel = \"trace\"\n[state]\nkeep = \"all\"\n";
 
 /// Commands whose status says what they found: others must have been done.
 const FIND: [&str; 2] = ["doctor", "store check"];
