@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[allow(dead_code, reason = "shared with tests of other programs")]
+mod programs;
+
 use std::fs;
 use std::io::Write;
 use std::os::unix::net::UnixListener;
@@ -10,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use programs::write_program;
 use vtpm_guard::internals::clock::Deadline;
 use vtpm_guard::internals::ids::{DomainUuid, SecretUuid};
 use vtpm_guard::internals::key::dek::Dek;
@@ -103,21 +107,6 @@ fn a_daemon_that_was_silent_once_is_not_waited_for_again() {
     let deadline = Deadline::after(Duration::from_millis(300));
     let dropped = client().drop_own(SecretUuid::random(), DomainUuid::random(), deadline);
     assert!(dropped.is_err() && asked.elapsed() >= Duration::from_millis(300));
-}
-
-/// Makes a program of this. Another process writes it: one that is open for writing cannot be run, and what this
-/// process has open, children of other tests may have open, too.
-fn write_program(path: &Path, script: &str) {
-    let mut writes = Command::new("sh")
-        .args(["-c", "cat >\"$0\" && chmod 755 \"$0\""])
-        .arg(path)
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = writes.stdin.take().unwrap();
-    stdin.write_all(script.as_bytes()).unwrap();
-    drop(stdin);
-    assert!(writes.wait().unwrap().success());
 }
 
 /// A helper whose daemon is away for the first calls, and then has no such secret.

@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod libvirt_rules;
+#[allow(dead_code, reason = "shared with tests of other programs")]
+mod programs;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -15,6 +17,7 @@ use std::time::{Duration, Instant};
 use libvirt_rules::{Daemon, for_each_rule};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use programs::write_program;
 use tempfile::TempDir;
 use virt::connect::Connect;
 use vtpm_guard::internals::clock::Deadline;
@@ -88,21 +91,6 @@ fn daemon() -> &'static str {
     } else {
         "libvirtd"
     }
-}
-
-/// Makes a program of this. Another process writes it: one that is open for writing cannot be run, and what this
-/// process has open, children of other tests may have open, too.
-fn write_program(path: &Path, script: &str) {
-    let mut writes = Command::new("sh")
-        .args(["-c", "cat >\"$0\" && chmod 755 \"$0\""])
-        .arg(path)
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = writes.stdin.take().unwrap();
-    stdin.write_all(script.as_bytes()).unwrap();
-    drop(stdin);
-    assert!(writes.wait().unwrap().success());
 }
 
 /// Runs `work` while libvirtd is stopped.

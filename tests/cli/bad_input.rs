@@ -8,7 +8,8 @@ use std::thread;
 
 use nix::unistd::geteuid;
 
-use crate::env::{Host, Ran, VM1, copy_program};
+use crate::env::{Host, Ran, VM1};
+use crate::programs::copy_program;
 
 #[test]
 fn two_administrators_make_one_provider_of_one_name() {

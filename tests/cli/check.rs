@@ -12,7 +12,8 @@ use std::time::Duration;
 use nix::unistd::geteuid;
 use serde_json::Value;
 
-use crate::env::{Host, VM1, copy_program, mode};
+use crate::env::{Host, VM1, mode};
+use crate::programs::copy_program;
 
 const SECRET: &str = "6dd3e4a5-1f2e-4a0b-9c8d-7e6f5a4b3c2d";
 

@@ -2,10 +2,8 @@
 
 use std::ffi::OsString;
 use std::fs::{self, Permissions};
-use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use assert_cmd::Command;
@@ -38,37 +36,6 @@ pub(crate) struct Ran {
     pub(crate) status: i32,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
-}
-
-/// Makes a program of this. Another process writes it: one that is open for writing cannot be run, and what this
-/// process has open, children of other tests may have open, too.
-pub(crate) fn write_program(path: &Path, script: &str) {
-    let mut writes = std::process::Command::new("sh")
-        .args(["-c", "cat >\"$0\" && chmod 755 \"$0\""])
-        .arg(path)
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = writes.stdin.take().unwrap();
-    stdin.write_all(script.as_bytes()).unwrap();
-    drop(stdin);
-    assert!(writes.wait().unwrap().success());
-}
-
-/// Copies a program, by another process as well.
-pub(crate) fn copy_program(from: &Path, to: &Path) {
-    let install = std::process::Command::new("install")
-        .args(["-m", "755"])
-        .args([from, to])
-        .status();
-    assert!(install.unwrap().success());
-}
-
-/// Puts a program somewhere, as a hard link to it where that can be.
-pub(crate) fn link_program(program: &Path, to: &Path) {
-    if fs::hard_link(program, to).is_err() {
-        copy_program(program, to);
-    }
 }
 
 impl Host {

@@ -25,6 +25,8 @@ mod monitoring;
 #[path = "../privileges/mod.rs"]
 #[allow(dead_code, reason = "shared with tests of other programs")]
 mod privileges;
+#[path = "../programs/mod.rs"]
+mod programs;
 mod protected;
 mod provider;
 mod prune;

@@ -14,6 +14,7 @@ mod born_from;
 #[path = "../kms/built.rs"]
 mod built;
 mod clusters;
+#[path = "../commands/mod.rs"]
 mod commands;
 mod daemon_start;
 mod daemons;

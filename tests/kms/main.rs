@@ -26,6 +26,9 @@ mod plugin;
 #[path = "../privileges/mod.rs"]
 #[allow(dead_code, reason = "shared with tests of other programs")]
 mod privileges;
+#[path = "../programs/mod.rs"]
+#[allow(dead_code, reason = "shared with tests of other programs")]
+mod programs;
 mod proxy;
 mod service;
 mod settings_page;

@@ -8,7 +8,8 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::built::built;
-use crate::plugin::{install, private_dir};
+use crate::plugin::private_dir;
+use crate::programs::write_program;
 use crate::service::Service;
 
 /// What the page calls the key managers and their keys, and what the services call theirs.
@@ -96,7 +97,7 @@ fn the_page_takes_a_provider_to_a_key_manager_and_from_there_to_an_hsm() {
         env!("CARGO_BIN_EXE_vtpm-guard"),
         home.display()
     );
-    install(&program, &script);
+    write_program(&program, &script);
     let host = Host(&home);
 
     host.play("A new provider");

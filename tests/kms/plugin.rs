@@ -3,13 +3,13 @@
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use vtpm_guard::internals::kms::{Client, KmsError, KmsSettings, Setting};
 
 use crate::built::built;
+use crate::programs::write_program;
 
 /// How long a conversation may take beyond its time-out on a busy machine: ending the plugin. What hangs in these tests
 /// does so for a minute.
@@ -30,18 +30,6 @@ pub(crate) fn section(kind: &str, timeout: Duration, settings: &[(&str, Setting)
 /// The value of a setting: a text.
 pub(crate) fn text(text: impl Into<String>) -> Setting {
     Setting::Text(text.into())
-}
-
-/// Makes a program of this. Another process writes it: one that is open for writing cannot be run, and what this
-/// process has open, children of other tests may have open, too.
-pub(crate) fn install(program: &Path, script: &str) {
-    let source = program.with_extension("script");
-    fs::write(&source, script).unwrap();
-    let install = Command::new("install")
-        .args(["-m", "755"])
-        .args([&source, program])
-        .status();
-    assert!(install.unwrap().success());
 }
 
 /// A plugin as a test writes it, in a directory of its own.
@@ -76,7 +64,7 @@ impl Script {
     fn in_dir(dir: TempDir, name: &str, script: &str) -> Self {
         let name = name.to_owned();
         let program = Self { dir, name };
-        install(&program.path(), script);
+        write_program(&program.path(), script);
         program
     }
 

@@ -25,6 +25,9 @@ mod memory;
 #[path = "../kms/plugin.rs"]
 #[allow(dead_code, reason = "shared with the tests of key managers")]
 mod plugin;
+#[path = "../programs/mod.rs"]
+#[allow(dead_code, reason = "shared with tests of other programs")]
+mod programs;
 mod psql;
 mod reach;
 mod roles;

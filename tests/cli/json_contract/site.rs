@@ -11,7 +11,8 @@ use vtpm_guard::internals::domain::{TravellingKey, TravellingKeys};
 use vtpm_guard::internals::key::wrap::WrappedDek;
 
 use crate::built::built;
-use crate::env::{Host, Ran, link_program, write_program};
+use crate::env::{Host, Ran};
+use crate::programs::{link_program, write_program};
 
 /// A real state, and what opens it.
 pub(super) const ENCRYPTED: &[u8] =
