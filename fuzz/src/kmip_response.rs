@@ -62,7 +62,7 @@ fn try_stream(bytes: &[u8]) {
     }
 }
 
-/// Every field that is found is in the bytes, and is found again where it is written anew.
+/// Every field that is found is in the bytes, and is found again where it is written once more.
 fn try_fields(mut fields: Fields<'_>, bytes: &[u8], deeper: usize) {
     while let Ok(Some(item)) = fields.next() {
         let written = Writer::message(tag::RESPONSE_PAYLOAD, |writer| write(writer, item));

@@ -1,5 +1,5 @@
 //! Any text as a file that libvirt or swtpm writes and the hook looks into: the status of a guest, swtpm's log, whose owner
-//! is swtpm's user. A job is found wherever it is, and none where there is none; what is told of a log is one short line that
+//! is swtpm's user. A job is found wherever it is, and none where there is none; what is reported of a log is one short line that
 //! says nothing to a terminal.
 
 use vtpm_guard::internals::guard::{is_status, last_lines};

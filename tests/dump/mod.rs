@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,18 @@ impl Dump {
         Self {
             dir: dir.to_owned(),
         }
+    }
+
+    /// # Panics
+    ///
+    /// Where there is no gdb that can do it.
+    pub(crate) fn needs_gdb() {
+        let has_python = ["-batch", "-nx", "-ex", "python print(1)"];
+        let gdb = Command::new("gdb").args(has_python).output();
+        assert!(
+            gdb.is_ok_and(|gdb| gdb.stdout.trim_ascii() == b"1"),
+            "there is no gdb with Python here"
+        );
     }
 
     /// The script that runs a program so, for those who see the directory under this path.

@@ -20,6 +20,7 @@ mod daemon_start;
 mod daemons;
 mod doctor;
 #[path = "../dump/mod.rs"]
+#[allow(dead_code, reason = "shared with tests of other programs")]
 mod dump;
 mod failed_starts;
 mod first_day;

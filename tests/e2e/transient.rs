@@ -554,7 +554,7 @@ fn a_kill_at_any_moment_leaves_a_whole_copy_or_none_and_a_whole_state_or_none() 
     };
     let (mut kept, mut put_back) = (0, 0);
     // Each moment is somewhat later than the one before, until a call ends by itself, however slow this machine is;
-    // then it begins anew, at moments between those.
+    // then it begins again, at moments between those.
     let (mut sweep, mut seconds) = (0, 0.004);
     while sweep < SWEEPS {
         if is_killed_after(seconds) {

@@ -1,7 +1,5 @@
 //! What is left of keys in the memory of the plugins as they end: nothing, whatever library has had them.
 
-use std::process::Command;
-
 use crate::built::built;
 use crate::dump::{Dump, WITNESS};
 use crate::plugin::{Script, private_dir};
@@ -10,12 +8,7 @@ use crate::traces::Secrets;
 
 /// Wraps a KEK, and unwraps it. Then neither that is in the plugin's memory, nor what opened the key manager to it.
 pub(crate) fn nothing_is_left<K: Kind>(add_credentials: impl Fn(&K, &mut Secrets)) {
-    let has_gdb = ["-batch", "-nx", "-ex", "python print(1)"];
-    let gdb = Command::new("gdb").args(has_gdb).output();
-    assert!(
-        gdb.is_ok_and(|gdb| gdb.stdout.trim_ascii() == b"1"),
-        "there is no gdb with Python here"
-    );
+    Dump::needs_gdb();
     let Some(mut bench) = Bench::<K>::start() else {
         return;
     };

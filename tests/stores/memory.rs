@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use base64ct::{Base64, Encoding};
 use sha2::Sha256;
@@ -22,12 +21,7 @@ const PASSWORD: &str = "vQ3nZt8LrYw5KbXm";
 /// Exchanges facts at this address, and looks for secrets in the memory of the program that has done it.
 #[track_caller]
 fn nothing_is_left(address: &str, credentials: &Credentials, mut secrets: Secrets) {
-    let has_gdb = ["-batch", "-nx", "-ex", "python print(1)"];
-    let gdb = Command::new("gdb").args(has_gdb).output();
-    assert!(
-        gdb.is_ok_and(|gdb| gdb.stdout.trim_ascii() == b"1"),
-        "there is no gdb with Python here"
-    );
+    Dump::needs_gdb();
     let dir = tempdir().unwrap();
     let dir = private_dir(dir.path(), "dump");
     let dump = Dump::into(&dir);
