@@ -40,6 +40,8 @@ fn try_body(status: u16, body: &[u8]) {
     }
     if let Some(health) = value(answer::health(&answer(), &ADDRESS)) {
         assert!(health.version.len() <= body.len());
+        let says_so: &[u8] = if health.sealed { b"true" } else { b"false" };
+        assert!(is_in(says_so, body), "sealed is more than what it says");
     }
     let success = Success::new(answer(), &ADDRESS);
     if let Some(token) = value(success.token()) {
