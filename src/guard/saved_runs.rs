@@ -113,6 +113,7 @@ mod tests {
     use crate::config::Config;
     use crate::host::dirs::{LibvirtDirs, StateDir};
     use crate::ids::DomainUuid;
+    use crate::log::Warnings;
 
     /// A guest with a directory for its snapshots.
     fn setting() -> (TempDir, Guard, Domain, PathBuf) {
@@ -152,6 +153,47 @@ mod tests {
         }
         assert!(snapshots(&guard, &domain).len() <= MAX_FILES);
         assert!(started.elapsed() < Duration::from_secs(60));
+    }
+
+    /// A guest without snapshots has no directory for them, which is nothing to warn of.
+    #[test]
+    fn what_cannot_be_looked_at_is_warned_of_and_what_is_not_there_is_not() {
+        let (_dir, guard, domain, of_vm1) = setting();
+        let saves = guard.config.libvirt.managed_saves();
+        let save = saves.join("vm1.save");
+        let warnings = || {
+            Warnings::of(|| {
+                assert_eq!(snapshots(&guard, &domain), [""; 0]);
+                assert!(!has_managed_save(&guard, &domain.name));
+            })
+        };
+        fs::remove_dir(&of_vm1).unwrap();
+        assert_eq!(warnings(), [""; 0]);
+        fs::write(&saves, "no directory").unwrap();
+        assert_eq!(warnings(), [""; 0]);
+        fs::remove_file(&saves).unwrap();
+        fs::create_dir(&saves).unwrap();
+        symlink(&of_vm1, &of_vm1).unwrap();
+        symlink(&save, &save).unwrap();
+        let found = warnings();
+        assert!(
+            found.len() == 2 && found[0].contains("snapshots") && found[1].contains("managed save"),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn so_much_is_read_of_all_snapshots_together() {
+        let (_dir, guard, domain, of_vm1) = setting();
+        for number in 0..TOTAL_LIMIT / READ_LIMIT + 3 {
+            let path = of_vm1.join(format!("{number}.xml"));
+            fs::write(&path, "<memory snapshot='internal'/>").unwrap();
+            // Sparse: they need no room.
+            let file = File::options().write(true).open(&path).unwrap();
+            file.set_len(READ_LIMIT).unwrap();
+        }
+        let read = snapshots(&guard, &domain).len() as u64;
+        assert_eq!(read, TOTAL_LIMIT / READ_LIMIT);
     }
 
     #[test]

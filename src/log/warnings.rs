@@ -45,6 +45,19 @@ impl Warnings {
         std::mem::take(&mut *COLLECTED.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// What a test's own thread is warned of by this.
+    #[cfg(test)]
+    pub(crate) fn of(work: impl FnOnce()) -> Vec<String> {
+        // Whoever listens must be there for ever.
+        let here: &'static Mutex<Self> = Box::leak(Box::default());
+        let collector = tracing_subscriber::registry()
+            .with(LevelFilter::WARN)
+            .with(Collector(here));
+        tracing::subscriber::with_default(collector, work);
+        let mut warnings = here.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut warnings.lines)
+    }
+
     fn add(&mut self, line: String) {
         if self.lines.contains(&line) {
             return;

@@ -62,7 +62,8 @@ mod tests {
     #[test]
     fn a_name_is_something_a_person_can_read_and_type() {
         let longest = "é".repeat(MAX_CHARS);
-        let most_bytes = "🔑".repeat(61);
+        let most_bytes = "🔑".repeat(61) + "xy";
+        assert_eq!(most_bytes.len(), MAX_BYTES);
         for name in [
             "nkp-a",
             "Site A, rack 7",

@@ -2,6 +2,7 @@
 //!
 //! Each provider key is asked for at most once: a whole fleet may do this after a power failure.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
@@ -80,10 +81,8 @@ pub(crate) fn open(host: &Host, names: &[String]) -> Result<Vec<OpenedProvider>,
         providers = found.collect::<Result<_, _>>()?;
     }
     let slots = store.slots()?;
-    let is_wanted = |slot: &&Slot| providers.iter().any(|it| it.key_id == slot.key_id);
-    let needed = slots.iter().filter(is_wanted).map(|slot| slot.kms.as_str());
     let managers = host.key_managers(&config);
-    let managers = managers.within(PATIENCE, &needed.collect());
+    let managers = managers.within(PATIENCE, &with_slots_of(&providers, &slots));
     let mut work = Work {
         slots,
         store: &mut store,
@@ -102,6 +101,13 @@ pub(crate) fn open(host: &Host, names: &[String]) -> Result<Vec<OpenedProvider>,
         }
     }
     Ok(opened)
+}
+
+/// The key managers that have slots of these providers' keys.
+fn with_slots_of<'s>(providers: &[Provider], slots: &'s [Slot]) -> BTreeSet<&'s str> {
+    let is_wanted = |slot: &&Slot| providers.iter().any(|it| it.key_id == slot.key_id);
+    let wanted = slots.iter().filter(is_wanted);
+    wanted.map(|slot| slot.kms.as_str()).collect()
 }
 
 /// Whether slots that nobody asked for may be tried, on a host that has been up so long.
@@ -239,6 +245,23 @@ impl Work<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manage::tests::fixture::Fixture;
+
+    #[test]
+    fn the_time_is_for_the_key_managers_of_those_that_are_opened() {
+        let fixture = Fixture::new();
+        let slots = [("a", "vault"), ("a", "hsm"), ("b", "site-b")]
+            .map(|(provider, kms)| fixture.put_slot(provider, "transit", (kms, "key"), None));
+        let needed = |names: &[&str]| {
+            let providers: Vec<_> = names.iter().map(|name| fixture.provider(name)).collect();
+            let needed = with_slots_of(&providers, &slots);
+            needed.into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(needed(&["a"]), ["hsm", "vault"]);
+        assert_eq!(needed(&["b"]), ["site-b"]);
+        assert_eq!(needed(&["a", "b"]), ["hsm", "site-b", "vault"]);
+        assert_eq!(needed(&[]), [""; 0]);
+    }
 
     #[test]
     fn slots_that_nobody_asked_for_are_tried_only_when_the_host_has_been_up_for_a_while() {

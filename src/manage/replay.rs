@@ -133,3 +133,24 @@ fn no_start(guard: &Guard, domain: Option<crate::domain::Domain>, dry_run: bool)
         dry_run,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_that_is_carried_out_has_a_log() {
+        let has_log = |operation: &str, dry_run| {
+            let call = ReplayedCall {
+                operation,
+                sub_operation: "begin",
+                dry_run,
+                no_secret: false,
+            };
+            call.has_log()
+        };
+        assert!(has_log("prepare", false));
+        assert!(!has_log("prepare", true));
+        assert!(!has_log("started", false) && !has_log("started", true));
+    }
+}

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::dry_start::{CheckedGuest, UnsealedKeks, check};
 use super::guests::ListedGuest;
-use super::host::{Host, HostError};
+use super::host::{Host, HostError, default_deadline};
 use super::persist_state::DeletedStates;
 use super::provider_list::SealState;
 use super::providers::ProviderError;
@@ -25,9 +25,9 @@ use crate::store::{Access, KeyRefRecord, Store, StoreError};
 use crate::verdict::facts::{Proof, Provider};
 use crate::verdict::{Decision, Reason};
 
-/// How long libvirt may take to list its guests. `status` is for a quick look, so that it does not
-/// wait longer.
-const DEADLINE_FOR_GUESTS: Duration = Duration::from_secs(5);
+/// How long libvirt may take to answer at all: `status` is for a quick look, so that it does not wait longer for a daemon
+/// that is silent. One that answers may take its time for the list: of ten thousand guests, and beside many starts.
+const DEADLINE_FOR_ANSWER: Duration = Duration::from_secs(5);
 
 /// What there is on this host.
 #[derive(Debug, Serialize)]
@@ -147,7 +147,7 @@ pub(crate) fn status(
     passes: impl Fn(&GuestStatus) -> bool,
     progress: &(dyn Fn(usize, &str) + Sync),
 ) -> Result<Status, HostError> {
-    let listed = host.libvirt().guests(Deadline::after(DEADLINE_FOR_GUESTS));
+    let listed = list(host);
     let store = host.store(Access::Read)?;
     let providers = store.as_ref().map_or(Ok(Vec::new()), Store::providers)?;
     let rows = store
@@ -206,6 +206,13 @@ pub(crate) fn status(
         Err(error) => status.unreachable = Some(error),
     }
     Ok(status)
+}
+
+fn list(host: &Host) -> Result<Vec<Guest>, SecretError> {
+    let libvirt = host.libvirt();
+    // Any UUID will do: the question is whether there is an answer.
+    libvirt.guest(DomainUuid::random(), Deadline::after(DEADLINE_FOR_ANSWER))?;
+    libvirt.guests(default_deadline())
 }
 
 fn guests(

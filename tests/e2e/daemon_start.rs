@@ -118,6 +118,13 @@ impl Host {
         }
     }
 
+    /// A starting daemon is held up for 1.5 s, and not for the ten seconds that a call of the hook may have: what is
+    /// between is for a busy machine.
+    fn was_brief(&self, guest: &Guest) {
+        let time = self.time_to_prepare(guest);
+        assert!(time < Duration::from_secs(6), "{}: {time:?}", guest.name);
+    }
+
     /// How long the guard took for a guest's `prepare`, by the clocks around it.
     fn time_to_prepare(&self, guest: &Guest) -> Duration {
         let prefix = format!("{} prepare ", guest.name);
@@ -385,8 +392,7 @@ fn an_unprovable_guest_is_refused_at_once_while_the_daemon_and_the_others_come_u
         ("deny", Some("VG101"))
     );
     for guest in [&unprovable, &other] {
-        let time = host.time_to_prepare(guest);
-        assert!(time < Duration::from_secs(2), "{}: {time:?}", guest.name);
+        host.was_brief(guest);
     }
 }
 
@@ -414,8 +420,7 @@ fn a_locked_store_does_not_hold_up_the_start_of_the_daemon() {
     assert_eq!(host.state(&guest), "running");
     assert_eq!(host.state(&other), "shut off");
     for guest in [&guest, &other] {
-        let time = host.time_to_prepare(guest);
-        assert!(time < Duration::from_secs(2), "{}: {time:?}", guest.name);
+        host.was_brief(guest);
     }
 }
 
@@ -444,8 +449,7 @@ fn without_stage_only_a_guest_with_a_persistent_secret_of_its_own_starts() {
     assert_eq!(host.state(&unmanaged), "running");
     assert_eq!(host.last_decision(&unmanaged).0, "allow");
     for guest in [&guest, &unmanaged, &keyless] {
-        let time = host.time_to_prepare(guest);
-        assert!(time < Duration::from_secs(2), "{}: {time:?}", guest.name);
+        host.was_brief(guest);
     }
     host.start_running(&guest);
 }

@@ -98,8 +98,8 @@ fn a_store_that_stays_locked_holds_up_the_end_of_a_guest_for_a_moment_only() {
     let started = Instant::now();
     host.stop(&guest);
     let took = started.elapsed();
-    // `stopped` and `release`, under a deadline of ten seconds each.
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    // `stopped` and `release`, under a deadline of ten seconds each, wait for one second at most each.
+    assert!(took < Duration::from_secs(9), "{took:?}");
     drop(locker);
     host.start_and_stop(&guest);
 }

@@ -103,6 +103,10 @@ fn what_an_administrator_should_know_is_told() {
     let no_tpm = no_tpm.replace("{}", &DomainUuid::random().to_string());
     fixture.libvirt.guests.define(&no_tpm);
     assert_eq!(remarks("no-tpm"), [BindRemark::NoTpm]);
+    // Of what cannot be read nothing is known.
+    fixture.define("spoilt");
+    fixture.libvirt.guests.spoil("spoilt");
+    assert_eq!(remarks("spoilt"), []);
 
     let with_state = fixture.define("with-state");
     fixture.encrypt_state(&with_state, &Dek::generate().unwrap());

@@ -83,6 +83,13 @@ fn new_guests_are_bound_to_a_provider_that_is_here() {
 }
 
 #[test]
+fn a_machine_without_systemd_is_reported() {
+    let found = look(&Fixture::new());
+    let is_missed = host(&found, |one| matches!(one, HostFinding::NoSystemd { .. }));
+    assert_eq!(is_missed, !Path::new("/run/systemd/system").exists());
+}
+
+#[test]
 fn a_log_that_cannot_be_written_is_reported_and_none_is_made() {
     let fixture = Fixture::new();
     let (file, directory) = (

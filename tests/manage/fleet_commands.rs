@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use super::fixture::Fixture;
-use super::fleet_program::Member;
+use super::fleet_program::{FleetStore, Member};
 use super::fleet_shared::{SharedStore, exchange};
 use crate::clock::Timestamp;
 use crate::domain::TpmVersion;
@@ -371,6 +372,55 @@ fn the_history_of_all_hosts_shows_each_start_once_as_it_ended() {
     let latest = history(Some(guest), None, 2);
     assert!(latest[0].0.starts_with("10 at 1100") && !latest[0].1);
     assert_eq!(latest[1], all[0]);
+}
+
+/// Of two facts about one start the first counts, unless the second says how it ended; and older ones are missing where the
+/// store, and not the limit, has ended the answer.
+#[test]
+fn what_the_store_has_left_out_of_a_history_is_said() {
+    let one = Fixture::new();
+    let (host, guest) = (HostUuid::random(), DomainUuid::random());
+    let fact = |seq: i64, message: &str, allowed: bool| {
+        let claim = Claim::Event(EventClaim {
+            host,
+            host_name: "there".to_owned(),
+            seq,
+            at: seq,
+            domain: guest,
+            name: "vm1".to_owned(),
+            operation: "prepare".to_owned(),
+            allowed,
+            code: None,
+            message: message.to_owned(),
+        });
+        claim.write(host, Timestamp(seq))
+    };
+    let facts = [
+        fact(3, "starts", true),
+        fact(3, "starts, too", true),
+        fact(2, "has failed", false),
+        fact(2, "has failed, too", false),
+        fact(1, "starts", true),
+        fact(1, "has failed", false),
+    ];
+    let history = |more: bool, limit: u32| {
+        let answer = serde_json::json!({ "ok": true, "facts": facts, "more": more });
+        let store = FleetStore::answering(&answer.to_string(), Duration::ZERO);
+        store.configure(&one, "");
+        let found = fleet_history(&one.host, None, None, None, limit).unwrap();
+        let messages = found.events.into_iter().map(|it| it.message);
+        (messages.collect::<Vec<_>>(), found.is_cut)
+    };
+    let all = ["starts", "has failed", "has failed"].map(str::to_owned);
+    for (more, limit, is_cut) in [
+        (false, 4, false),
+        (true, 4, true),
+        (true, 3, false),
+        (true, 2, false),
+    ] {
+        let shown = all[..all.len().min(limit as usize)].to_vec();
+        assert_eq!(history(more, limit), (shown, is_cut), "{more}, {limit}");
+    }
 }
 
 #[test]

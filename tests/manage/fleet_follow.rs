@@ -136,13 +136,23 @@ fn what_a_rotation_that_was_killed_did_not_say_is_said_by_the_next_exchange() {
     // That this one has, too, is said by a key that has no say in it.
     let lie = Signed::new(successor(&first, second.key_id(), 2, true), &other);
     say(&store, &Claim::Successor(lie));
+    // Nor that the present key follows that of another provider.
+    let of_b = one.provider("b").key_id;
+    let of_b = one.host.keyring().open(of_b, default_deadline()).unwrap();
+    let lie = Signed::new(successor(&of_b, first.key_id(), 2, false), &other);
+    say(&store, &Claim::Successor(lie));
+    // That another one of the same key has ended says nothing of this one, which has the later version.
+    say(&store, &follows(&first, after.key_id(), 1, true));
     for host in [&one, &two] {
         exchange(host);
     }
     let of_a = || {
         let said = store.claims(Kind::Successor).into_iter();
         let said = said.filter_map(|claim| match claim {
-            Claim::Successor(signed) => signed.check(&first).ok().map(|says| says.finished),
+            Claim::Successor(signed) => {
+                let says = signed.check(&first).ok()?;
+                (says.new == second.key_id()).then_some(says.finished)
+            }
             other => panic!("{other:?}"),
         });
         said.collect::<BTreeSet<_>>()
@@ -158,6 +168,11 @@ fn what_a_rotation_that_was_killed_did_not_say_is_said_by_the_next_exchange() {
     exchange(&one);
     assert_eq!(of_a(), [false, true]);
     assert_eq!(exchange(&two).followed, ["a"]);
+    let of_b = store
+        .claims(Kind::Successor)
+        .into_iter()
+        .filter(|claim| matches!(claim, Claim::Successor(signed) if signed.check(&of_b).is_ok()));
+    assert_eq!(of_b.count(), 0);
 }
 
 #[test]

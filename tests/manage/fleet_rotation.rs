@@ -12,7 +12,7 @@ use crate::fleet::claim::{Claim, ReportClaim, Signed, SuccessorClaim};
 use crate::ids::{HostUuid, ProviderUuid};
 use crate::key::kek::Kek;
 use crate::keyring::WeakerSeal;
-use crate::manage::fleet::rotation::{HostResult, HostState, Patience, RotateError};
+use crate::manage::fleet::rotation::{HostResult, HostState, Patience, RotateError, not_in_fleet};
 use crate::manage::fleet::{FleetCommandError, kept_name, lost};
 use crate::manage::host::{DEFAULT_DEADLINE, default_deadline};
 use crate::manage::provider_rotate::{RotatedProvider, rotate_everywhere};
@@ -285,6 +285,36 @@ fn this_host_is_never_waited_for_even_if_it_is_named() {
     let alone = store.host("alone");
     let done = rotate(&alone, &["alone"], Duration::ZERO, &mut |_| {}).unwrap();
     assert!(done.rotated && done.hosts.is_empty());
+}
+
+/// A report looks at every guest: with ten thousand a rotation took most of a minute, on a busy host, for words that nobody
+/// waited for.
+#[test]
+fn a_rotation_leaves_it_to_the_next_exchange_to_say_how_this_host_is() {
+    let store = SharedStore::new();
+    let one = store.host("one");
+    one.guest_in_use("vm1");
+    let reports = || store.claims(Kind::Report).len();
+    exchange(&one);
+    assert_eq!(reports(), 1);
+    rotate(&one, &[], Duration::ZERO, &mut |_| {}).unwrap();
+    assert_eq!(reports(), 1);
+    exchange(&one);
+    assert_eq!(reports(), 2);
+}
+
+#[test]
+fn why_a_host_is_in_no_fleet_is_told() {
+    let one = Fixture::new();
+    assert!(matches!(
+        not_in_fleet(&one.host),
+        FleetCommandError::NoAddress
+    ));
+    SharedStore::new().configure(&one, "");
+    assert!(matches!(
+        not_in_fleet(&one.host),
+        FleetCommandError::NoMember
+    ));
 }
 
 #[test]

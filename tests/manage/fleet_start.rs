@@ -291,9 +291,17 @@ fn a_key_of_the_fleet_that_a_later_release_has_wrapped_is_named() {
         .body
         .replace("\"key\":\"VkdXRAIB", "\"key\":\"VkdXRAkB");
     assert_ne!(newer.body, member.keys(guest)[0].body);
-    let store = FleetStore::with(&[newer], &[]);
+    let store = FleetStore::with(std::slice::from_ref(&newer), &[]);
     store.configure(second, "");
     assert_eq!(carried_out(second, guest), "VG206 fleet-key-out-of-reach");
+    // One of another guest is none of its.
+    let uuid = |guest: &Defined| guest.uuid.to_string();
+    newer.body = newer
+        .body
+        .replace(&uuid(guest), &uuid(&second.define("vm2")));
+    let store = FleetStore::with(&[newer], &[]);
+    store.configure(second, "");
+    assert_eq!(carried_out(second, guest), "VG201 fleet-facts-ignored");
 }
 
 /// A hostile store: forged keys, states and statements.

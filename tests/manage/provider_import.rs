@@ -204,11 +204,13 @@ fn a_provider_that_is_here_is_not_imported() {
         "{here:?}"
     );
     assert_eq!(dry_run(&fixture).unwrap().action, ImportAction::None);
-    let other_name = imported_as(&fixture, Some("other"), PASSPHRASE, false).unwrap_err();
-    assert!(
-        matches!(&other_name, ImportError::KeyHasProvider(_, it) if it.name == PROVIDER),
-        "{other_name:?}"
-    );
+    for dry_run in [false, true] {
+        let other_name = imported_as(&fixture, Some("other"), PASSPHRASE, dry_run).unwrap_err();
+        assert!(
+            matches!(&other_name, ImportError::KeyHasProvider(_, it) if it.name == PROVIDER),
+            "{other_name:?}"
+        );
+    }
 }
 
 #[test]

@@ -393,6 +393,18 @@ fn a_copy_that_cannot_be_read_is_not_said_to_be_missing() {
 }
 
 #[test]
+fn a_copy_goes_also_where_another_one_cannot_be_read() {
+    let fixture = Fixture::new();
+    let guest = guest_with_copy(&fixture);
+    let copies = fixture.host.state_dir().tpm_copies();
+    let unreadable = copies.join(guest.uuid.to_string());
+    let unreadable = unreadable.join(format!("{}.json", "0".repeat(64)));
+    fs::write(&unreadable, "not a manifest").unwrap();
+    let dropped = drop_state(&fixture.host, "vm1", &[], true).unwrap();
+    assert_eq!(dropped.number(), 1);
+}
+
+#[test]
 fn with_a_configuration_that_cannot_be_used_no_state_is_restored_or_dropped_elsewhere() {
     let fixture = Fixture::new();
     let guest = guest_with_copy(&fixture);
@@ -451,6 +463,13 @@ fn a_state_of_another_version_beside_the_guests_own_keeps_nobody_from_a_reset() 
     fs::copy(&own, other.join("tpm-00.permall")).unwrap();
     assert!(reset(&fixture.host, "vm1").unwrap().changed);
     assert!(is_unused(&fixture, &guest));
+    // Nor does one that cannot be looked for.
+    let second = fixture.guest_in_use("vm2");
+    let other = fixture.state_file(&second);
+    let other = other.parent().unwrap().with_file_name("tpm1.2");
+    symlink(&other, &other).unwrap();
+    assert!(reset(&fixture.host, "vm2").unwrap().changed);
+    assert!(is_unused(&fixture, &second));
 }
 
 fn drop_all(

@@ -8,6 +8,7 @@ use crate::capture;
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
+use crate::libvirt::fake::{Call, Failure};
 use crate::manage::dry_start::UnsealedKeks;
 use crate::manage::figures::figures;
 use crate::manage::guests::{GuestError, GuestRef};
@@ -328,6 +329,26 @@ fn a_guest_whose_name_is_the_uuid_of_a_guest_that_was_here_is_not_taken_for_it()
     assert!(gone(false, false).is_ok());
 }
 
+/// A busy libvirt with ten thousand guests was said to be unreachable.
+#[test]
+fn a_libvirt_that_answers_may_take_its_time_for_the_list() {
+    let fixture = Fixture::new();
+    fixture.guest_in_use("vm1");
+    let listed = || {
+        let found = status(&fixture.host, |_| true, &|_, _| {}).unwrap();
+        found.guests.map(|guests| guests.len())
+    };
+    fixture.libvirt.fail_each(Call::Guests, Failure::Slow);
+    assert_eq!(listed(), Some(1));
+    // One that is silent is not asked for it.
+    let asked = fixture.libvirt.calls_of(Call::Guests);
+    for silent in [Failure::Unreachable, Failure::Slow] {
+        fixture.libvirt.fail_each(Call::GuestsCalled, silent);
+        assert_eq!(listed(), None);
+    }
+    assert_eq!(fixture.libvirt.calls_of(Call::Guests), asked);
+}
+
 #[test]
 fn a_text_like_a_uuid_that_nobody_has_is_the_name_of_a_guest_that_was_here() {
     let fixture = Fixture::new();
@@ -359,6 +380,28 @@ fn a_text_like_a_uuid_that_nobody_has_is_the_name_of_a_guest_that_was_here() {
     assert!(fixture.host.guest(&text).is_ok());
     fixture.libvirt.go_down();
     is_ambiguous(&fixture.host.guest(&text));
+}
+
+#[test]
+fn a_guest_that_was_called_like_its_uuid_has_the_name_that_it_had_last() {
+    let fixture = Fixture::new();
+    let uuid = DomainUuid::random();
+    for name in [&*uuid.to_string(), "vm1"] {
+        record(&fixture, uuid, name);
+    }
+    let found = fixture.host.guest(&uuid.to_string()).unwrap();
+    assert_eq!((found.uuid, found.name.as_deref()), (uuid, Some("vm1")));
+}
+
+#[test]
+fn a_guest_that_is_named_twice_is_listed_once() {
+    let fixture = Fixture::new();
+    let one = fixture.define("vm1");
+    fixture.define("vm2");
+    let texts = ["vm2", "vm1", &*one.uuid.to_string(), "vm2"].map(str::to_owned);
+    let listed = fixture.host.named_guests(&texts).unwrap();
+    let names: Vec<_> = listed.iter().map(|it| it.name.as_str()).collect();
+    assert_eq!(names, ["vm2", "vm1"]);
 }
 
 #[test]

@@ -411,6 +411,18 @@ fn a_command_that_cannot_write_leaves_a_note() {
     assert_eq!(fixture.libvirt.calls(), calls);
 }
 
+#[test]
+fn what_was_found_before_the_time_was_over_is_kept() {
+    let (fixture, _) = wrapped();
+    fixture.synced();
+    fixture.guest_in_use("vm2");
+    // Of the first guest libvirt says that it has its keys: the list, that answer, and then none.
+    fixture.libvirt.fail_at(3, Failure::Silent);
+    let soon = Deadline::after(std::time::Duration::from_secs(1));
+    let left = after_change_until(&fixture.host, Timestamp(0), soon).unwrap();
+    assert!(left.guests == 1 && left.why.is_some(), "{left:?}");
+}
+
 /// With ten thousand guests, libvirt was asked about each of them, and a second time to say that it was too late.
 #[test]
 fn past_its_time_a_command_asks_libvirt_about_no_other_guest() {

@@ -105,3 +105,53 @@ pub(super) fn encrypted_and_deleted<'d>(guard: &Guard, domain: &'d Domain) -> Op
     let (vtpm, _) = domain.encrypted_vtpm()?;
     libvirt_would_delete(guard, domain, vtpm).then_some(vtpm)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::ids::{DomainUuid, SecretUuid};
+    use crate::key::dek::Dek;
+    use crate::manage::host::BrokenConfig;
+    use crate::manage::tests::fixture::Fixture;
+    use crate::swtpm::read_state;
+
+    /// One that was saved when the state was elsewhere does not make what has its path the guest's.
+    #[test]
+    fn why_a_copy_cannot_take_the_place_of_a_damaged_state_is_said_where_none_can() {
+        let fixture = Fixture::new();
+        let (uuid, secret) = (DomainUuid::random(), SecretUuid::random());
+        let elements = format!(
+            "<encryption secret='{secret}'/><source type='dir' path='{}'/>",
+            fixture.root().join("vm1").display()
+        );
+        let guest = fixture.define_with("vm1", uuid, secret, &elements);
+        fixture.encrypt_state(&guest, &Dek::generate().unwrap());
+        fixture.save_copy(&guest);
+        fs::write(fixture.state_file(&guest), "damaged").unwrap();
+        let guard = fixture.host.guard(BrokenConfig::Fail).unwrap();
+        let domain = fixture.domain(&guest);
+        let (vtpm, _) = domain.encrypted_vtpm().unwrap();
+        let state = || read_state(&guard.config.libvirt.tpm_states(), uuid, vtpm);
+        let saved_elsewhere = || {
+            let mut available = available_copies(&guard, &domain, vtpm);
+            available.copies[0].0.manifest.path = "/elsewhere".into();
+            available
+        };
+        let how = |state: &StateFile| match state {
+            StateFile::Damaged(damage) => damage.how.clone(),
+            other => panic!("{other:?}"),
+        };
+        let (left, why) = saved_elsewhere().for_the_place_of(&guard, &domain, vtpm, state());
+        assert!(left.copies.is_empty());
+        assert!(how(&why).contains("cannot take its place"), "{why:?}");
+        // Another one can.
+        let mut both = saved_elsewhere();
+        both.copies
+            .append(&mut available_copies(&guard, &domain, vtpm).copies);
+        let (left, why) = both.for_the_place_of(&guard, &domain, vtpm, state());
+        assert_eq!((left.copies.len(), how(&why)), (1, how(&state())));
+    }
+}

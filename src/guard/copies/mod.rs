@@ -44,3 +44,27 @@ fn exclusive(copy_store: &CopyStore, domain: &Domain, deadline: Deadline) -> Opt
     });
     exclusive.ok()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::manage::tests::fixture::Fixture;
+
+    #[test]
+    fn of_two_processes_one_has_the_copies_and_the_other_goes_on_without() {
+        let fixture = Fixture::new();
+        let guest = fixture.guest_in_use("vm1");
+        fixture.save_copy(&guest);
+        let domain = fixture.domain(&guest);
+        let copy_store = CopyStore::of(fixture.host.state_dir(), guest.uuid);
+        let take = || {
+            let soon = Deadline::after(Duration::from_millis(50));
+            exclusive(&copy_store, &domain, soon)
+        };
+        let held = take();
+        assert!(held.is_some() && take().is_none());
+        drop(held);
+        assert!(take().is_some());
+    }
+}

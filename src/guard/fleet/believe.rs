@@ -271,3 +271,18 @@ impl Reader<'_> {
         self.believed
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_was_forgotten_makes_old_what_is_from_before_it() {
+        let believed = Believed {
+            forgotten: Some(Timestamp(5)),
+            ..Believed::default()
+        };
+        let is_old = |at| believed.has_unknown_run_since(Timestamp(at));
+        assert_eq!([4, 5, 6].map(is_old), [true, false, false]);
+    }
+}

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use super::*;
 use crate::host::crash::armed;
@@ -99,7 +100,9 @@ fn the_links_of_a_start_that_comes_next_are_left_to_its_own_process() {
     setting.hard_links().make().unwrap();
     fs::remove_dir_all(setting.at("")).unwrap();
     armed::lock_elsewhere(1);
+    let begun = Instant::now();
     watch(setting.guest.uuid, &setting.place(), own);
+    assert!(begun.elapsed() < WATCH, "it watches what is not its own");
     assert!(!setting.has_state() && setting.at(".vtpm-guard.").exists());
 }
 

@@ -30,7 +30,8 @@ impl FakeLibvirt {
         if failure == Some(Failure::Silent) {
             thread::sleep(deadline.remaining());
         }
-        if deadline.has_passed() {
+        let is_too_slow = failure == Some(Failure::Slow) && deadline.remaining() < failures::SLOW;
+        if deadline.has_passed() || is_too_slow {
             return Err(failures::no_answer());
         }
         let answer = match failure {

@@ -1,6 +1,7 @@
 //! Which calls of a fake libvirt fail, and how.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, raise};
 
@@ -31,6 +32,8 @@ pub(crate) enum Failure {
     Unreachable,
     /// The same, and all the time that there is for it has passed.
     Silent,
+    /// It takes longer than [`SLOW`]; whoever gives it less gets no answer. Nobody waits for it in a test.
+    Slow,
     /// The program that asks libvirt is not there, and nothing is done.
     NoHelper,
     /// libvirt does not allow it, and nothing is done.
@@ -45,6 +48,9 @@ pub(crate) enum Failure {
     KilledAfter,
 }
 
+/// What a libvirt may take that has ten thousand guests and much to do.
+pub(super) const SLOW: Duration = Duration::from_secs(10);
+
 impl Failure {
     pub(super) fn happen<T>(
         self,
@@ -52,6 +58,7 @@ impl Failure {
     ) -> Result<T, SecretError> {
         match self {
             Self::Unreachable | Self::Silent => Err(no_answer()),
+            Self::Slow => work(),
             Self::NoHelper => Err(SecretError::NoHelper("no fake helper".to_owned())),
             Self::Refused => {
                 let words = "access denied by the fake libvirt";

@@ -51,10 +51,14 @@ fn log(host: &Host) -> Option<HostFinding> {
         Err(Unanswered::TimedOut) => return Some(HostFinding::DeadFileSystem(place)),
         Err(Unanswered::NoThread(error)) => return Some(HostFinding::Unreadable(place, error)),
     };
-    // That a user may not write it says nothing about the hook, which is root's.
+    holds_for_the_hook(&why, geteuid().is_root()).then_some(HostFinding::NoLog(why))
+}
+
+/// That a user may not write it says nothing about the hook, which is root's.
+fn holds_for_the_hook(why: &LogError, is_root: bool) -> bool {
     let is_denied =
-        matches!(&why, LogError::Unwritable(error) if error.kind() == ErrorKind::PermissionDenied);
-    (geteuid().is_root() || !is_denied).then_some(HostFinding::NoLog(why))
+        matches!(why, LogError::Unwritable(error) if error.kind() == ErrorKind::PermissionDenied);
+    is_root || !is_denied
 }
 
 /// Two daemons share the time of one: whichever is silent now is not waited for any more.
@@ -86,4 +90,23 @@ fn libvirt(host: &Host, found: &mut Vec<HostFinding>) -> Option<Vec<Guest>> {
     let mut guests = guests.ok()?;
     guests.sort_by(|one, other| one.name.cmp(&other.name));
     Some(guests)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::path_error::PathError;
+
+    #[test]
+    fn that_a_user_may_not_write_the_log_says_nothing_about_the_hook() {
+        let unwritable = |kind: ErrorKind| LogError::Unwritable(PathError::new("/log", kind));
+        for (why, is_root, holds) in [
+            (unwritable(ErrorKind::PermissionDenied), false, false),
+            (unwritable(ErrorKind::PermissionDenied), true, true),
+            (unwritable(ErrorKind::NotADirectory), false, true),
+            (unwritable(ErrorKind::NotADirectory), true, true),
+        ] {
+            assert_eq!(holds_for_the_hook(&why, is_root), holds, "{why}, {is_root}");
+        }
+    }
 }

@@ -14,7 +14,11 @@ pub(super) fn runs() -> bool {
 
 /// What takes the place of the units cannot be seen. There is nothing for them to do before there is a provider.
 pub(super) fn examine(host: &Host) -> Vec<Finding> {
-    let is_missed = !runs() && !providers(host).is_empty();
+    missed(host, runs())
+}
+
+fn missed(host: &Host, runs: bool) -> Vec<Finding> {
+    let is_missed = !runs && !providers(host).is_empty();
     is_missed
         .then(|| missing(host).into())
         .into_iter()
@@ -33,6 +37,15 @@ mod tests {
     use super::*;
     use crate::libvirt::Daemons;
     use crate::manage::tests::fixture::Fixture;
+
+    #[test]
+    fn systemd_is_missed_where_there_is_a_provider() {
+        let fixture = Fixture::new();
+        let is_missed = |runs| !missed(&fixture.host, runs).is_empty();
+        assert!(is_missed(false) && !is_missed(true));
+        fixture.sql("DELETE FROM key_provider");
+        assert!(!is_missed(false) && !is_missed(true));
+    }
 
     #[test]
     fn without_systemd_a_guest_that_libvirtd_starts_is_named() {

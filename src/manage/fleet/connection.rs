@@ -147,3 +147,15 @@ pub(crate) fn waiting(host: &Host, store: &Store) -> Result<usize, StoreError> {
         store.outbox_len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_of_a_later_release_is_told_from_one_that_is_locked() {
+        let of = |error: StoreError| FleetCommandError::from(error).is_of_newer_store();
+        assert!(of(StoreError::TooNew { found: 9, known: 1 }));
+        assert!(!of(StoreError::Locked));
+    }
+}

@@ -154,7 +154,7 @@ pub(crate) fn change_key(
     waits: &mut dyn FnMut(&[HostResult]),
 ) -> Result<(KeyId, Vec<HostResult>), RotateError> {
     let config = host.config()?;
-    let mut follower = Follower::default();
+    let mut follower = Follower::of_rotation();
     round(host, &mut follower, false).map_err(RotateError::Fleet)?;
     // Once, before anything is announced: one that joins under such a name meanwhile is not meant.
     let left_out = left_out(host, patience.without).map_err(RotateError::Fleet)?;
@@ -182,7 +182,7 @@ pub(crate) fn change_key(
 
 /// Tells the others that the keys of guests were re-wrapped.
 pub(crate) fn tell(host: &Host) -> Result<(), FleetCommandError> {
-    round(host, &mut Follower::default(), false).map(drop)
+    round(host, &mut Follower::of_rotation(), false).map(drop)
 }
 
 /// Makes the next key and its slots, seals it, and announces it; or finds the one that was announced before.

@@ -52,12 +52,25 @@ type Started = (StoreAddress, BTreeMap<String, String>);
 pub(crate) struct Follower {
     /// The program, and the address and the files of credentials with which it was started.
     client: Option<(Started, Client)>,
+    /// Whether the next exchange of another process is to say how this host is.
+    leaves_reports: bool,
     /// Which keys it has said that it opens, and when.
     reported: Option<(BTreeSet<KeyId>, Timestamp)>,
     /// The announced keys that did not open.
     failures: Failures,
     /// The keys of this host's providers that did not open the last time: that is said once.
     closed: BTreeSet<KeyId>,
+}
+
+impl Follower {
+    /// Of a rotation: it waits for the reports of other hosts, and nobody for one of this host's. A report looks at every guest,
+    /// which takes longer than to re-wrap its key.
+    pub(super) fn of_rotation() -> Self {
+        Self {
+            leaves_reports: true,
+            ..Self::default()
+        }
+    }
 }
 
 /// Exchanges facts, if this host is in a fleet. With `compare` everything is compared.
@@ -281,6 +294,9 @@ impl Work<'_> {
     }
 
     fn say_how_it_is(&mut self, follower: &mut Follower) -> Result<(), FleetCommandError> {
+        if follower.leaves_reports {
+            return Ok(());
+        }
         let keks: BTreeSet<KeyId> = self.store.providers()?.iter().map(|it| it.key_id).collect();
         if follower.reported.is_none() {
             follower.reported = self.reported()?;

@@ -38,7 +38,7 @@ pub(crate) struct FleetStates {
 pub(crate) fn fleet_states(host: &Host) -> Result<FleetStates, FleetCommandError> {
     let mut client = connect(&host.config()?)?;
     let found = client.states(None, LIMIT, default_deadline())?;
-    let is_cut = found.more || found.states.len() >= LIMIT as usize;
+    let is_cut = is_cut(found.more, found.states.len());
     let states = found.states.into_iter().map(|info| {
         let read = SignedState::read(&info, info.domain);
         let says = read.as_ref().map(SignedState::unverified);
@@ -51,4 +51,28 @@ pub(crate) fn fleet_states(host: &Host) -> Result<FleetStates, FleetCommandError
     });
     let states = states.collect();
     Ok(FleetStates { states, is_cut })
+}
+
+/// Whether there may be older states than so many that the store has listed, which says whether it has more of those that it
+/// was asked for.
+fn is_cut(has_more: bool, listed: usize) -> bool {
+    has_more || listed >= LIMIT as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_may_be_older_ones_where_the_store_or_the_limit_has_ended_the_list() {
+        let limit = LIMIT as usize;
+        for (has_more, listed, may_be) in [
+            (false, 0, false),
+            (false, limit - 1, false),
+            (false, limit, true),
+            (true, 1, true),
+        ] {
+            assert_eq!(is_cut(has_more, listed), may_be, "{has_more}, {listed}");
+        }
+    }
 }

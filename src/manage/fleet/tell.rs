@@ -7,16 +7,14 @@ use crate::store::KnownFact;
 
 /// Those of the facts that the shared store takes. One that is too long must not keep back the others for ever: another
 /// tool may have written what it says.
-pub(super) fn sendable(mut facts: Vec<KnownFact>) -> Vec<KnownFact> {
-    facts.retain(|known| {
-        let fact = &known.fact;
-        if !fact.is_sendable() {
-            let (kind, bytes) = (fact.kind.as_str(), fact.body.len());
-            tracing::warn!(kind, bytes, "too long for the shared store: not sent");
-        }
-        fact.is_sendable()
-    });
-    facts
+pub(super) fn sendable(facts: Vec<KnownFact>) -> Vec<KnownFact> {
+    let facts = facts.into_iter();
+    let (sendable, too_long) = facts.partition::<Vec<_>, _>(|known| known.fact.is_sendable());
+    for known in too_long {
+        let (kind, bytes) = (known.fact.kind.as_str(), known.fact.body.len());
+        tracing::warn!(kind, bytes, "too long for the shared store: not sent");
+    }
+    sendable
 }
 
 /// Pushes facts, however many documents that takes.

@@ -25,7 +25,7 @@ use vtpm_guard::internals::key::wrap::WrappedDek;
 use self::others::{Keys, Others};
 use super::{Fleet, RECOVERY};
 use crate::guest::{Guest, Tpm};
-use crate::host::{Host, PROGRAMS};
+use crate::host::{Host, Output, PROGRAMS};
 
 /// How many starts there are at once.
 const STARTS: usize = 64;
@@ -221,7 +221,7 @@ const MEANWHILE: [&[&[&str]]; 3] = [
 
 /// `status` and `check --all` have looked at each guest that libvirt knows, and each would start.
 #[track_caller]
-fn saw_all(command: &[&str], said: &str, defined: usize) {
+fn saw_all(command: &[&str], said: &Output, defined: usize) {
     let sum = match command {
         ["status"] => format!(
             "{defined} guests: {defined} encrypted, 0 unencrypted; {defined} would start now, 0 would not"
@@ -229,7 +229,8 @@ fn saw_all(command: &[&str], said: &str, defined: usize) {
         ["check", "--all"] => format!("{defined} guests: {defined} would start, 0 would not"),
         _ => return,
     };
-    assert_eq!(said.lines().last(), Some(&*sum), "{command:?}");
+    let last = said.stdout.lines().last();
+    assert_eq!(last, Some(&*sum), "{command:?}: {}", said.stderr);
 }
 
 /// Does `work` while the administrator's commands run, one after another, on a host where libvirt knows this many guests.
@@ -248,7 +249,7 @@ fn beside_commands(host: &Host, defined: usize, work: impl FnOnce()) -> Waits {
                 }
                 let began = Instant::now();
                 let _ = fs::remove_file(host.path("/run/storm/backup"));
-                let said = host.guard(command).ok().stdout;
+                let said = host.guard(command).ok();
                 saw_all(command, &said, defined);
                 eprintln!("  {}: {:.1?}", command.join(" "), began.elapsed());
             }

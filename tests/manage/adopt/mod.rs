@@ -386,11 +386,14 @@ fn a_key_that_is_in_the_store_stays_with_its_provider_and_is_reported_so() {
     let fixture = exported();
     export(&fixture, "b");
     let guest = guest(&fixture, "vm1");
-    fixture.add_key(&guest, "b", &key());
+    let held = fixture.add_key(&guest, "b", &key());
+    // Beside one that the state refutes.
+    fixture.add_key(&guest, "a", &Dek::generate().unwrap());
     // With the value of its secret and, when that is gone, without.
     for secret in [SecretOutcome::Removed, SecretOutcome::Absent] {
         let stored = adopted(&fixture, &all());
-        assert_eq!((stored.is_new, stored.provider.as_str()), (false, "b"));
+        assert_eq!((stored.is_new, stored.key_ref), (false, held));
+        assert_eq!(stored.provider, "b");
         assert_eq!(stored.secret, secret);
     }
 }

@@ -259,10 +259,11 @@ impl Exchange<'_> {
         };
         let found = self.shared.search(&last, default_deadline())?;
         let last = found.iter().find_map(|fact| match Claim::read(fact) {
-            Ok(Claim::Event(event)) if event.host == self.host => Some(event),
+            Ok(Claim::Event(event)) => Some(event),
             _ => None,
         });
-        // A store that was restored from a backup uses numbers again: what has that one is another event, perhaps.
+        // A store that was restored from a backup uses numbers again: what has that one is another event, perhaps; and so is
+        // what somebody else has said in this host's name.
         let seq = match last {
             Some(said) => {
                 let here = self.store.event(said.seq)?;

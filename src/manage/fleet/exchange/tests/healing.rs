@@ -127,6 +127,28 @@ fn an_exchange_that_ends_anywhere_is_continued_by_the_next_one() {
 }
 
 #[test]
+fn an_exchange_did_something_where_anything_was_told_or_learnt() {
+    let nothing = Exchanged {
+        compared: true,
+        ..Exchanged::default()
+    };
+    assert!(!nothing.did_something());
+    let counts: [fn(&mut Exchanged) -> &mut usize; 6] = [
+        |it| &mut it.pushed,
+        |it| &mut it.states,
+        |it| &mut it.pulled,
+        |it| &mut it.rejected,
+        |it| &mut it.added,
+        |it| &mut it.changed,
+    ];
+    for count in counts {
+        let mut one = nothing;
+        *count(&mut one) = 1;
+        assert!(one.did_something(), "{one:?}");
+    }
+}
+
+#[test]
 fn what_two_exchanges_did_is_what_both_did() {
     let first = Exchanged {
         pushed: 1,
@@ -404,7 +426,7 @@ fn a_host_whose_store_was_restored_learns_which_runs_it_has_had_since() {
     for (running, after) in [(true, 2), (false, 3)] {
         note(&mut one, running, after);
         sync(&mut one, &mut shared);
-        // To those who know it already it is no news.
+        // To those who know it already it is no news, this host among them.
         assert_eq!(sync(&mut one, &mut shared).pulled, 0);
         one.restore(&backup);
         assert_eq!(own_word(&one), (NOW.0 + 1, false));
