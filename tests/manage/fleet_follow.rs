@@ -3,13 +3,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::thread;
+use std::time::Duration;
 
 use super::fixture::Fixture;
 use super::fleet_rotation::{bring, next_key};
 use super::fleet_shared::{SharedStore, exchange};
-use crate::clock::Timestamp;
+use crate::clock::{Deadline, Timestamp};
 use crate::fleet::Kind;
 use crate::fleet::claim::{Claim, HostClaim, ReportClaim, Signed, SuccessorClaim};
+use crate::host::poll::poll;
 use crate::ids::{HostUuid, ProviderUuid};
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
@@ -18,6 +21,7 @@ use crate::manage::fleet::{
 };
 use crate::manage::host::default_deadline;
 use crate::manage::store_backup::{backup, restore};
+use crate::manage::sync::exclusive;
 use crate::store::{NewProvider, previous_key_name};
 use crate::verdict::facts::Provider;
 
@@ -294,6 +298,28 @@ fn a_host_says_how_it_is_when_its_keys_change_and_else_from_time_to_time() {
 }
 
 /// A report in the name of a host, with these keys and their proofs.
+/// With ten thousand guests, on a busy host, a rotation ended with "another run of sync has not ended".
+#[test]
+fn others_need_not_wait_while_a_host_looks_at_its_guests_for_its_report() {
+    let (store, one) = (SharedStore::new(), Fixture::new());
+    let host = store.join(&one, "one");
+    for number in 0..100 {
+        one.guest_in_use(&format!("vm{number}"));
+    }
+    thread::scope(|threads| {
+        threads.spawn(|| {
+            let soon = Deadline::after(Duration::from_secs(60));
+            // What is said before the report.
+            let is_there = || (!store.claims(Kind::Host).is_empty()).then_some(());
+            poll(Duration::from_millis(1), soon, is_there).unwrap();
+            let _exclusive = exclusive(&one.host, Some(soon)).unwrap();
+            assert!(reports(&store, host).is_empty(), "it has waited");
+        });
+        exchange(&one);
+    });
+    assert_eq!(reports(&store, host).len(), 1);
+}
+
 fn report_of(host: HostUuid, at: i64, keks: &[Kek]) -> ReportClaim {
     let mut report = ReportClaim {
         host,

@@ -2,6 +2,7 @@
 //! followed, and from time to time the host says how it is.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::mem;
 
 use serde::Serialize;
@@ -100,7 +101,7 @@ pub(crate) fn round_of_member(
     let address = address.ok_or(FleetCommandError::NoAddress)?;
     let wanted = (address, config.fleet.credentials.clone());
     // Of two exchanges at once one would move the cursor over what the other is about to ask for.
-    let _exclusive = exclusive(host, None)?;
+    let exclusive = exclusive(host, None)?;
     let mut client = match follower.client.take() {
         Some((same, client)) if same == wanted => client,
         _ => connect(&config)?,
@@ -117,7 +118,7 @@ pub(crate) fn round_of_member(
         keks: UnsealedKeks::default(),
         closed: BTreeMap::new(),
     };
-    let done = work.run(follower, compare)?;
+    let done = work.run(follower, compare, exclusive)?;
     // After an error nobody knows what the program will say next: it is started anew.
     follower.client = Some((wanted, client));
     Ok(done)
@@ -142,6 +143,7 @@ impl Work<'_> {
         mut self,
         follower: &mut Follower,
         compare: bool,
+        exclusive: File,
     ) -> Result<FleetRound, FleetCommandError> {
         let mut round = FleetRound {
             exchanged: self.exchange(compare)?,
@@ -171,6 +173,8 @@ impl Work<'_> {
         }
         round.trouble.extend(self.newly_closed(follower));
         self.say_that_it_is_there()?;
+        // A report looks at every guest, which no other exchange and no rotation need wait for.
+        drop(exclusive);
         self.say_how_it_is(follower)?;
         Ok(round)
     }
