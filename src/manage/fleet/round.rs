@@ -352,6 +352,49 @@ impl Work<'_> {
     fn say(&mut self, claim: Claim) -> Result<(), FleetCommandError> {
         let said = [KnownFact::said(claim, self.member.host, self.now)];
         tell::push(self.client, &said)?;
+        // What was done before may have taken longer than the store was to be waited for.
+        self.store.set_deadline(default_deadline())?;
         Ok(self.store.mark_sent(&said, &[])?)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::Deadline;
+    use crate::manage::tests::fleet_shared::SharedStore;
+
+    /// After a report that took longer than the store's deadline, a lock of a moment was one for too long.
+    #[test]
+    fn what_took_long_leaves_the_store_its_time() {
+        let shared = SharedStore::new();
+        let one = shared.host("one");
+        let config = one.host.config().unwrap();
+        let (mut store, member) = member(&one.host, Access::Write).unwrap();
+        store.set_deadline(Deadline::after(Duration::ZERO)).unwrap();
+        let mut work = Work {
+            host: &one.host,
+            config: &config,
+            member,
+            listed: None,
+            now: Timestamp::now(),
+            store: &mut store,
+            client: &mut connect(&config).unwrap(),
+            keks: UnsealedKeks::default(),
+            closed: BTreeMap::new(),
+        };
+        let other = rusqlite::Connection::open(one.host.state_dir().join("store.db")).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let lets_go = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(300));
+            other.execute_batch("COMMIT").unwrap();
+        });
+        work.say_that_it_is_there().unwrap();
+        lets_go.join().unwrap();
+        assert_eq!(shared.claims(Kind::Host).len(), 1);
     }
 }
