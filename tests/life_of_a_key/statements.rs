@@ -193,7 +193,7 @@ fn no_key_lies_in_clear(host: &Host) {
         host.libvirt.dirs().definitions(),
     ];
     let files = dirs.iter().flat_map(|dir| files_below(dir));
-    let mut seen = 0;
+    let mut saw_the_store = false;
     for path in files {
         let bytes = fs::read(&path).unwrap();
         let file = path.display();
@@ -205,9 +205,10 @@ fn no_key_lies_in_clear(host: &Host) {
             let is_in_clear = !is_its_own && holds(&bytes, kek.expose());
             assert!(!is_in_clear, "{file} holds the KEK of {name} in clear");
         }
-        seen += 1;
+        saw_the_store |= path.ends_with("store.db");
     }
-    assert!(seen > host.keks.len(), "only {seen} files were seen");
+    // Which others there are, each story says: its providers may be deleted, with the files of their keys.
+    assert!(saw_the_store, "the store was not seen");
 }
 
 fn holds(bytes: &[u8], key: &[u8]) -> bool {
