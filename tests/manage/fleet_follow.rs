@@ -297,7 +297,6 @@ fn a_host_says_how_it_is_when_its_keys_change_and_else_from_time_to_time() {
     assert_eq!(reports(&store, host).len(), 2);
 }
 
-/// A report in the name of a host, with these keys and their proofs.
 /// With ten thousand guests, on a busy host, a rotation ended with "another run of sync has not ended".
 #[test]
 fn others_need_not_wait_while_a_host_looks_at_its_guests_for_its_report() {
@@ -320,6 +319,7 @@ fn others_need_not_wait_while_a_host_looks_at_its_guests_for_its_report() {
     assert_eq!(reports(&store, host).len(), 1);
 }
 
+/// A report in the name of a host, with these keys and their proofs.
 fn report_of(host: HostUuid, at: i64, keks: &[Kek]) -> ReportClaim {
     let mut report = ReportClaim {
         host,

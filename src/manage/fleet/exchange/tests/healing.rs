@@ -426,7 +426,7 @@ fn a_host_whose_store_was_restored_learns_which_runs_it_has_had_since() {
     for (running, after) in [(true, 2), (false, 3)] {
         note(&mut one, running, after);
         sync(&mut one, &mut shared);
-        // To those who know it already it is no news, this host among them.
+        // To those who know it already it is no news.
         assert_eq!(sync(&mut one, &mut shared).pulled, 0);
         one.restore(&backup);
         assert_eq!(own_word(&one), (NOW.0 + 1, false));
