@@ -166,6 +166,7 @@ mod tests {
                 assert_eq!(snapshots(&guard, &domain), [""; 0]);
                 assert!(!has_managed_save(&guard, &domain.name));
             })
+            .lines
         };
         fs::remove_dir(&of_vm1).unwrap();
         assert_eq!(warnings(), [""; 0]);

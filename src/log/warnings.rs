@@ -47,7 +47,7 @@ impl Warnings {
 
     /// What a test's own thread is warned of by this.
     #[cfg(test)]
-    pub(crate) fn of(work: impl FnOnce()) -> Vec<String> {
+    pub(crate) fn of(work: impl FnOnce()) -> Self {
         // Whoever listens must be there for ever.
         let here: &'static Mutex<Self> = Box::leak(Box::default());
         let collector = tracing_subscriber::registry()
@@ -55,7 +55,7 @@ impl Warnings {
             .with(Collector(here));
         tracing::subscriber::with_default(collector, work);
         let mut warnings = here.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut warnings.lines)
+        std::mem::take(&mut *warnings)
     }
 
     fn add(&mut self, line: String) {
@@ -86,14 +86,7 @@ mod tests {
 
     #[test]
     fn a_warning_is_one_line_kept_once_and_the_rest_is_counted() {
-        static HERE: Mutex<Warnings> = Mutex::new(Warnings {
-            lines: Vec::new(),
-            more: 0,
-        });
-        let collector = tracing_subscriber::registry()
-            .with(LevelFilter::WARN)
-            .with(Collector(&HERE));
-        tracing::subscriber::with_default(collector, || {
+        let kept = Warnings::of(|| {
             for _ in 0..3 {
                 tracing::warn!(domain = "vm1", error = "EIO", "not\nread");
             }
@@ -102,7 +95,6 @@ mod tests {
                 tracing::warn!(number, "a");
             }
         });
-        let kept = HERE.lock().unwrap_or_else(PoisonError::into_inner);
         assert_eq!(kept.lines[..2], ["vm1: not read: EIO", "a, number 0"]);
         assert_eq!((kept.lines.len(), kept.more), (KEPT, 5));
     }

@@ -10,9 +10,9 @@ use super::fleet_program::{FleetStore, Member};
 use super::fleet_shared::{SharedStore, exchange};
 use crate::clock::Timestamp;
 use crate::domain::TpmVersion;
-use crate::fleet::Kind;
 use crate::fleet::claim::{Claim, EventClaim, HostClaim, RefusedGuest, ReportClaim};
 use crate::fleet::tpm_state::StateNote;
+use crate::fleet::{Fact, Kind};
 use crate::ids::{DomainUuid, HostUuid};
 use crate::libvirt::fake::{Call, Failure};
 use crate::manage::figures::figures;
@@ -315,6 +315,29 @@ fn a_host_whose_libvirt_is_silent_reports_no_guest_that_would_start() {
     assert!(host.reported_at.is_some());
 }
 
+/// A start of the guest `vm1`, by the number and the time that its host gave it.
+fn event(
+    host: HostUuid,
+    (seq, at): (i64, i64),
+    domain: DomainUuid,
+    message: String,
+    allowed: bool,
+) -> Fact {
+    let claim = Claim::Event(EventClaim {
+        host,
+        host_name: "there".to_owned(),
+        seq,
+        at,
+        domain,
+        name: "vm1".to_owned(),
+        operation: "prepare".to_owned(),
+        allowed,
+        code: (!allowed).then(|| "VG201".to_owned()),
+        message,
+    });
+    claim.write(host, Timestamp(at))
+}
+
 #[test]
 fn the_history_of_all_hosts_shows_each_start_once_as_it_ended() {
     let store = SharedStore::new();
@@ -322,19 +345,8 @@ fn the_history_of_all_hosts_shows_each_start_once_as_it_ended() {
     let (host, other) = (HostUuid::random(), HostUuid::random());
     let (guest, second) = (DomainUuid::random(), DomainUuid::random());
     let say = |host, seq, at, domain, message: &str, allowed: bool| {
-        let claim = Claim::Event(EventClaim {
-            host,
-            host_name: "there".to_owned(),
-            seq,
-            at,
-            domain,
-            name: "vm1".to_owned(),
-            operation: "prepare".to_owned(),
-            allowed,
-            code: (!allowed).then(|| "VG201".to_owned()),
-            message: format!("{seq} at {at}: {message}"),
-        });
-        store.put(claim.write(host, Timestamp(at)));
+        let message = format!("{seq} at {at}: {message}");
+        store.put(event(host, (seq, at), domain, message, allowed));
     };
     // Allowed at first and then refused: the answer has them in one order and in the other.
     for seq in 1..=8 {
@@ -380,21 +392,8 @@ fn the_history_of_all_hosts_shows_each_start_once_as_it_ended() {
 fn what_the_store_has_left_out_of_a_history_is_said() {
     let one = Fixture::new();
     let (host, guest) = (HostUuid::random(), DomainUuid::random());
-    let fact = |seq: i64, message: &str, allowed: bool| {
-        let claim = Claim::Event(EventClaim {
-            host,
-            host_name: "there".to_owned(),
-            seq,
-            at: seq,
-            domain: guest,
-            name: "vm1".to_owned(),
-            operation: "prepare".to_owned(),
-            allowed,
-            code: None,
-            message: message.to_owned(),
-        });
-        claim.write(host, Timestamp(seq))
-    };
+    let fact =
+        |seq, message: &str, allowed| event(host, (seq, seq), guest, message.to_owned(), allowed);
     let facts = [
         fact(3, "starts", true),
         fact(3, "starts, too", true),
