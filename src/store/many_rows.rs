@@ -65,7 +65,7 @@ impl ManyRows {
         }
         change.raw_execute()?;
         #[cfg(test)]
-        super::testing::note_steps(&change);
+        super::testing::note_change(&change);
         Ok(())
     }
 }

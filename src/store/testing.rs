@@ -23,6 +23,8 @@ thread_local! {
     static MOST_CHANGES: Cell<u64> = const { Cell::new(0) };
     /// How many instructions SQLite has executed for statements about many rows.
     static STEPS: Cell<u64> = const { Cell::new(0) };
+    /// The most of these for one statement that changes rows.
+    static MOST_STEPS: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Called with the number of rows that a transaction has changed, also by triggers and foreign keys.
@@ -37,11 +39,18 @@ pub(crate) fn most_changes(work: impl FnOnce()) -> u64 {
     MOST_CHANGES.get()
 }
 
-/// Called with each statement about many rows that was executed.
-pub(super) fn note_steps(statement: &Statement<'_>) {
-    let steps = statement.get_status(StatementStatus::VmStep);
-    STEPS.set(STEPS.get() + u64::try_from(steps).unwrap());
+/// Called with each statement about many rows that was executed. Returns how many instructions that took.
+pub(super) fn note_steps(statement: &Statement<'_>) -> u64 {
+    let steps = u64::try_from(statement.get_status(StatementStatus::VmStep)).unwrap();
+    STEPS.set(STEPS.get() + steps);
     statement.reset_status(StatementStatus::VmStep);
+    steps
+}
+
+/// The same for one that changes rows, and so has the lock.
+pub(super) fn note_change(statement: &Statement<'_>) {
+    let steps = note_steps(statement);
+    MOST_STEPS.set(MOST_STEPS.get().max(steps));
 }
 
 /// How many instructions SQLite executes for the statements about many rows of this work: a measure of the rows that
@@ -50,6 +59,14 @@ pub(super) fn steps(work: impl FnOnce()) -> u64 {
     STEPS.set(0);
     work();
     STEPS.get()
+}
+
+/// How many instructions the longest statement of this work takes that changes many rows: a measure of how long a start
+/// waits.
+pub(super) fn most_steps(work: impl FnOnce()) -> u64 {
+    MOST_STEPS.set(0);
+    work();
+    MOST_STEPS.get()
 }
 
 /// The time at which tests happen.

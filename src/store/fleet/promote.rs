@@ -10,7 +10,8 @@ use crate::verdict::facts::Provider;
 
 impl Store {
     /// Gives a provider the key of an announced one, whose row goes; its own stays as a previous key. `Changed` if
-    /// either is not as it was seen.
+    /// either is not as it was seen. A kill leaves the key promoted or not; rows that have not followed by then open with
+    /// the previous one, and follow with the next rotation.
     pub fn promote_key(
         &mut self,
         provider: &Provider,
@@ -33,7 +34,8 @@ impl Store {
         ];
         self.write_some_at_a_time(&rebind(), &rebound)?;
         let key_id = announced.key_id.to_string();
-        self.write_some_at_a_time(&reconsider(), &[(":key_id", &key_id)])?;
+        let its_facts: [(&str, &dyn ToSql); 1] = [(":key_id", &key_id)];
+        self.write_some_at_a_time(&reconsider(), &its_facts)?;
         self.write(|transaction| {
             for seen in [provider, announced] {
                 if provider_rows::by_uuid(transaction, seen.uuid)?.key_id != seen.key_id {
@@ -47,14 +49,16 @@ impl Store {
             if let Some(at) = announced.exported_at {
                 provider_rows::set_exported(transaction, provider.uuid, at, now)?;
             }
-            rotation::keep_previous(transaction, provider, now)?;
-            // Rows that hold the same keys under the previous one can follow now.
-            reconsider().change(transaction, &[(":key_id", &key_id)], None)
-        })
+            rotation::keep_previous(transaction, provider, now)
+        })?;
+        // An exchange may have looked at some of them just before that. All facts are looked through for these: too much
+        // for the transaction, for which starts wait.
+        self.write_some_at_a_time(&reconsider(), &its_facts)
     }
 }
 
-/// Has the rows looked at again that follow from known keys which a KEK wraps.
+/// Has the rows looked at again that follow from known keys which a KEK wraps: those that hold the same keys under the
+/// previous one can follow now.
 fn reconsider() -> ManyRows {
     ManyRows {
         table: "fleet_fact",

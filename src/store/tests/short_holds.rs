@@ -1,6 +1,11 @@
 //! A start waits for the store's lock, so no change of an administrator's takes it for a row of each guest. Counted in
 //! rows, for timings are no test.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use rusqlite::Connection;
+
 use super::super::Store;
 use super::super::testing::*;
 use super::super::written_keys::WrittenKeys;
@@ -113,6 +118,46 @@ fn a_key_is_promoted_while_guests_start() {
     assert_eq!(bound(&store, &is_bound), GUESTS);
     assert_eq!(store.provider("p").unwrap().key_id, announced.key_id);
     assert_eq!(store.previous_keys(&provider).unwrap().len(), 1);
+    let pending = number(&store, "SELECT count(*) FROM fleet_pending");
+    assert_eq!(u64::try_from(pending).unwrap(), GUESTS);
+}
+
+#[test]
+fn however_much_the_fleet_knows_a_key_is_promoted_while_guests_start() {
+    let cost = |guests: u64| {
+        let (_dir, mut store, announced) = with_so_many_guests(guests, "fleet/p/02020202", 2);
+        let provider = make_provider(&mut store, "p", 1);
+        most_steps(|| store.promote_key(&provider, &announced, 2, NOW).unwrap())
+    };
+    let (few, many) = (cost(2_000), cost(8_000));
+    assert!(few > 500 && many < 2 * few, "{few} and {many} steps");
+}
+
+#[test]
+fn what_an_exchange_settles_just_before_a_key_is_promoted_is_looked_at_again() {
+    let (dir, mut store, announced) = with_guests("fleet/p/02020202", 2);
+    let provider = make_provider(&mut store, "p", 1);
+    let is_promoted = format!(
+        "EXISTS (SELECT 1 FROM key_provider WHERE name = 'p' AND key_id = '{}')",
+        announced.key_id
+    );
+    let settle = format!("DELETE FROM fleet_pending WHERE NOT {is_promoted}");
+    let (settled, ends) = (AtomicBool::new(false), AtomicBool::new(false));
+    thread::scope(|threads| {
+        threads.spawn(|| {
+            let exchange = Connection::open(dir.path().join("store.db")).unwrap();
+            while !ends.load(Ordering::Relaxed) {
+                exchange.execute_batch(&settle).unwrap();
+                settled.store(true, Ordering::Relaxed);
+            }
+        });
+        while !settled.load(Ordering::Relaxed) {
+            thread::yield_now();
+        }
+        let promoted = store.promote_key(&provider, &announced, 2, NOW);
+        ends.store(true, Ordering::Relaxed);
+        promoted.unwrap();
+    });
     let pending = number(&store, "SELECT count(*) FROM fleet_pending");
     assert_eq!(u64::try_from(pending).unwrap(), GUESTS);
 }
