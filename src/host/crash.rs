@@ -96,6 +96,8 @@ pub(crate) mod armed {
         static FAILING: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
         /// How many threads this one asks for in vain.
         static REFUSED: Cell<usize> = const { Cell::new(0) };
+        /// For how many threads this one has asked.
+        static ASKED: Cell<usize> = const { Cell::new(0) };
         /// How often it still finds a lock that it looks at held by another host.
         static LOCKED: Cell<usize> = const { Cell::new(0) };
         /// What this thread watches for as long as anybody else has it, too.
@@ -172,7 +174,15 @@ pub(crate) mod armed {
         REFUSED.set(number);
     }
 
+    /// For how many threads this work asks.
+    pub(crate) fn threads_of(work: impl FnOnce()) -> usize {
+        ASKED.set(0);
+        work();
+        ASKED.get()
+    }
+
     pub(super) fn may_have_a_thread() -> io::Result<()> {
+        ASKED.set(ASKED.get() + 1);
         let left = REFUSED.get();
         REFUSED.set(left.saturating_sub(1));
         match left {

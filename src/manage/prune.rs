@@ -135,7 +135,7 @@ pub(crate) fn prune(host: &Host, rule: Rule, dry_run: bool) -> Result<Pruned, Pr
     };
     // Before libvirt is asked: a start from here on is a later event.
     let last_event = store.last_event(None)?;
-    let unknown = unknown_guests::find(host, &store, &known(host)?)?;
+    let unknown = unknown_guests::find(host, &mut store, &known(host)?)?;
     let decide = |guest| (decide(&guest, rule, now), guest);
     let decided: Vec<_> = unknown.into_iter().map(decide).collect();
     let removed = decided

@@ -2,13 +2,15 @@
 //! TPM state, an unencrypted state of before an `encrypt`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use super::host::{Host, HostError};
+use super::host::{Host, HostError, default_deadline};
 use crate::clock::Timestamp;
 use crate::guard::plain_state;
 use crate::host::bounded::bounded;
+use crate::host::dirs::StateDir;
 use crate::host::interrupted::read_dir;
 use crate::ids::DomainUuid;
 use crate::libvirt::Guest;
@@ -59,64 +61,122 @@ impl UnknownGuest {
 /// the fleet has said something is that host's: what is here of it came from there, or went there with it.
 pub(crate) fn find(
     host: &Host,
-    store: &Store,
+    store: &mut Store,
     known: &BTreeSet<DomainUuid>,
 ) -> Result<Vec<UnknownGuest>, HostError> {
     let (state_dir, libvirt) = (host.state_dir(), host.configured_libvirt_dirs()?);
-    let tpm_states = libvirt.tpm_states();
-    let plain: BTreeSet<_> = plain_state::list(state_dir)?.into_iter().collect();
     let mut by_domain = BTreeMap::<DomainUuid, Vec<KeyRefRecord>>::new();
     for row in store.all_key_refs(None, true)? {
         by_domain.entry(row.domain).or_default().push(row);
     }
+    let mut places = Places {
+        state_dir,
+        plain: plain_state::list(state_dir)?.into_iter().collect(),
+        tpm_states: TpmStates::list(libvirt.tpm_states()),
+        store,
+    };
     for uuid in tpm_copies::domains(state_dir)?
         .into_iter()
-        .chain(plain.iter().copied())
+        .chain(places.plain.iter().copied())
     {
         by_domain.entry(uuid).or_default();
     }
-    let elsewhere = store.guests_of_other_hosts()?;
+    let elsewhere = places.store.guests_of_other_hosts()?;
     by_domain.retain(|uuid, _| !known.contains(uuid) && !elsewhere.contains(uuid));
-    let describe = |(uuid, rows): (DomainUuid, Vec<KeyRefRecord>)| {
-        let (copies, unreadable) = CopyStore::of(state_dir, uuid).copies()?;
+    by_domain
+        .into_iter()
+        .map(|(uuid, rows)| places.describe(uuid, rows))
+        .collect()
+}
+
+/// Where something can be left of a guest.
+struct Places<'a> {
+    state_dir: &'a StateDir,
+    /// The guests whose unencrypted state of before an `encrypt` is kept.
+    plain: BTreeSet<DomainUuid>,
+    tpm_states: TpmStates,
+    store: &'a mut Store,
+}
+
+impl Places<'_> {
+    /// What is left of a guest.
+    fn describe(
+        &mut self,
+        uuid: DomainUuid,
+        rows: Vec<KeyRefRecord>,
+    ) -> Result<UnknownGuest, HostError> {
+        // Of thousands, each has its time: file systems may be slow.
+        self.store.set_deadline(default_deadline())?;
+        let copy_store = CopyStore::of(self.state_dir, uuid);
+        let (copies, unreadable) = copy_store.copies()?;
         let changes = rows
             .iter()
             .flat_map(|row| [row.updated_at, row.key_ref.created_at])
-            .chain(store.last_change(uuid)?)
+            .chain(self.store.last_change(uuid)?)
             .chain(copies.iter().map(|copy| copy.manifest.kept_at()));
         let copy_name = copies.first().map(|copy| copy.manifest.domain_name.clone());
         Ok(UnknownGuest {
             uuid,
-            name: store.last_name(uuid)?.or(copy_name),
+            name: self.store.last_name(uuid)?.or(copy_name),
             last_change: changes.max().unwrap_or(Timestamp(0)),
             state: match unreadable.first() {
-                None => left_by_libvirt(store, &tpm_states, uuid)?,
+                None => self.left_by_libvirt(uuid)?,
                 Some(error) => Some(LeftState {
-                    path: CopyStore::of(state_dir, uuid).path().to_owned(),
+                    path: copy_store.path().to_owned(),
                     trouble: Some(error.to_string()),
                 }),
             },
-            copies: copies.len() + usize::from(plain.contains(&uuid)),
-            was_here: store.is_known_here(uuid)?,
+            copies: copies.len() + usize::from(self.plain.contains(&uuid)),
+            was_here: self.store.is_known_here(uuid)?,
             rows,
         })
-    };
-    by_domain.into_iter().map(describe).collect()
+    }
+
+    /// TPM state at libvirt's own place, or where the guest's last start found it.
+    fn left_by_libvirt(&self, uuid: DomainUuid) -> Result<Option<LeftState>, HostError> {
+        if let Some(left) = self.tpm_states.left_of(uuid) {
+            return Ok(Some(left));
+        }
+        let seen = self.store.seen_state(uuid)?;
+        Ok(seen.and_then(|seen| look(&seen.path, &seen.path, Path::try_exists)))
+    }
 }
 
-/// TPM state at libvirt's own place, or where the guest's last start found it.
-fn left_by_libvirt(
-    store: &Store,
-    tpm_states: &Path,
-    uuid: DomainUuid,
-) -> Result<Option<LeftState>, HostError> {
-    let own = tpm_states.join(uuid.to_string());
-    let around = own.parent().unwrap_or(&own);
-    if let Some(left) = look(&own, around, holds_state) {
-        return Ok(Some(left));
+/// Where libvirt has TPM states, a directory for each guest.
+struct TpmStates {
+    dir: PathBuf,
+    /// What is in there; `None` where it cannot be listed.
+    names: Option<BTreeSet<OsString>>,
+}
+
+impl TpmStates {
+    /// Lists it once: to look for each of thousands of guests takes a thread each.
+    fn list(dir: PathBuf) -> Self {
+        let listed = dir.clone();
+        let names = bounded(&dir, move || names(&listed));
+        Self {
+            names: names.ok().and_then(Result::ok),
+            dir,
+        }
     }
-    let seen = store.seen_state(uuid)?;
-    Ok(seen.and_then(|seen| look(&seen.path, &seen.path, Path::try_exists)))
+
+    /// The TPM state of this guest there.
+    fn left_of(&self, uuid: DomainUuid) -> Option<LeftState> {
+        let name = OsString::from(uuid.to_string());
+        let may_be_there = self.names.as_ref().is_none_or(|it| it.contains(&name));
+        may_be_there
+            .then(|| look(&self.dir.join(name), &self.dir, holds_state))
+            .flatten()
+    }
+}
+
+/// The names in a directory; none where there is no directory.
+fn names(dir: &Path) -> io::Result<BTreeSet<OsString>> {
+    match read_dir(dir) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.file_name())).collect(),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(BTreeSet::new()),
+        Err(error) => Err(error),
+    }
 }
 
 /// What is left at a place. What does not answer, or cannot be read, may be state.
@@ -172,8 +232,61 @@ fn holds_state(place: &Path) -> io::Result<bool> {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use std::fs;
+    use std::time::Duration;
 
     use super::*;
+    use crate::clock::Deadline;
+    use crate::host::crash::armed::{refuse_threads, threads_of};
+    use crate::manage::tests::fixture::Fixture;
+
+    #[test]
+    fn for_guests_without_state_no_file_system_is_asked_one_by_one() {
+        let fixture = Fixture::new();
+        let guests = ["vm1", "vm2", "vm3", "vm4"].map(|name| fixture.guest_in_use(name));
+        for gone in &guests[1..] {
+            fs::remove_file(fixture.state_file(gone)).unwrap();
+            fs::remove_dir_all(
+                fixture
+                    .libvirt
+                    .dirs()
+                    .tpm_states()
+                    .join(gone.uuid.to_string()),
+            )
+            .unwrap();
+        }
+        let with_state = || -> Vec<_> {
+            let found = find(&fixture.host, &mut fixture.store(), &BTreeSet::new()).unwrap();
+            assert_eq!(found.len(), guests.len());
+            let left = found.into_iter().filter(|guest| guest.state.is_some());
+            left.map(|guest| guest.uuid).collect()
+        };
+        let threads = threads_of(|| assert_eq!(with_state(), [guests[0].uuid]));
+        assert_eq!(
+            threads, 2,
+            "one that lists, one for the guest that has a directory"
+        );
+        // Where that cannot be listed, each is looked at.
+        refuse_threads(1);
+        let threads = threads_of(|| assert_eq!(with_state(), [guests[0].uuid]));
+        assert_eq!(threads, 1 + guests.len());
+    }
+
+    /// What is asked of slow file systems for thousands of guests takes longer than the store is waited for.
+    #[test]
+    fn each_guest_has_the_store_s_whole_time() {
+        let fixture = Fixture::new();
+        let guest = fixture.guest_in_use("vm1");
+        let mut store = fixture.store();
+        store.set_deadline(Deadline::after(Duration::ZERO)).unwrap();
+        let mut places = Places {
+            state_dir: fixture.host.state_dir(),
+            plain: BTreeSet::new(),
+            tpm_states: TpmStates::list(fixture.libvirt.dirs().tpm_states()),
+            store: &mut store,
+        };
+        let found = places.describe(guest.uuid, Vec::new()).unwrap();
+        assert!(found.state.is_some());
+    }
 
     #[test]
     fn empty_directories_and_a_lock_are_no_state() {

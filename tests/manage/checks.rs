@@ -518,7 +518,7 @@ fn keys_and_states_on_the_disk_are_reported() {
     // What doctor says then: `state drop`.
     fixture.libvirt.guests.undefine("vm1");
     assert!(matches!(kept(), Some((_, false))));
-    let unknown = unknown_guests::find(&fixture.host, &fixture.store(), &BTreeSet::new());
+    let unknown = unknown_guests::find(&fixture.host, &mut fixture.store(), &BTreeSet::new());
     assert_eq!(unknown.unwrap()[0].copies, 1, "it counts as one");
     let uuid = guest.uuid.to_string();
     let dropped = drop_state(&fixture.host, &uuid, &[], false).unwrap();

@@ -91,8 +91,8 @@ fn the_host_and_its_guests_are_shown() {
 
     fixture.libvirt.guests.undefine("vm1");
     assert_eq!(look(&fixture, |_| true).guests_unknown_to_libvirt, Some(1));
-    let store = fixture.store();
-    let unknown = unknown_guests::find(&fixture.host, &store, &BTreeSet::new()).unwrap();
+    let mut store = fixture.store();
+    let unknown = unknown_guests::find(&fixture.host, &mut store, &BTreeSet::new()).unwrap();
     assert_eq!(unknown[0].uuid, guest.uuid);
     assert!(unknown[0].is_used() && !unknown[0].has_no_key() && unknown[0].state.is_some());
 
