@@ -21,8 +21,8 @@ use crate::host::poll::wait;
 pub(super) const PAUSE: Duration = Duration::from_micros(500);
 
 /// How many instructions SQLite's virtual machine executes between two checks of the deadline:
-/// well under a millisecond.
-const INSTRUCTIONS_PER_LOOK: i32 = 10_000;
+/// well under a millisecond. Tests count the looks.
+const INSTRUCTIONS_PER_LOOK: i32 = if cfg!(test) { 100 } else { 10_000 };
 
 /// Below this size in bytes a write-ahead log is short: about sixty pages, ten to twenty commits.
 const SHORT_LOG: u64 = 256 * 1024;
@@ -162,7 +162,12 @@ pub(super) fn keep_deadline(
     deadline: Deadline,
 ) -> rusqlite::Result<()> {
     connection.busy_handler(Some(move |_| wait(PAUSE, deadline)))?;
-    connection.progress_handler(INSTRUCTIONS_PER_LOOK, Some(move || deadline.has_passed()))
+    let look = move || {
+        #[cfg(test)]
+        super::testing::note_look();
+        deadline.has_passed()
+    };
+    connection.progress_handler(INSTRUCTIONS_PER_LOOK, Some(look))
 }
 
 /// Makes the file use a write-ahead log, if it does not yet. If others are using the file, a

@@ -25,6 +25,8 @@ thread_local! {
     static STEPS: Cell<u64> = const { Cell::new(0) };
     /// The most of these for one statement that changes rows.
     static MOST_STEPS: Cell<u64> = const { Cell::new(0) };
+    /// How often statements of this thread have come so far that they looked at the deadline.
+    static LOOKS: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Called with the number of rows that a transaction has changed, also by triggers and foreign keys.
@@ -67,6 +69,18 @@ pub(super) fn most_steps(work: impl FnOnce()) -> u64 {
     MOST_STEPS.set(0);
     work();
     MOST_STEPS.get()
+}
+
+/// Called with each hundred instructions of a statement.
+pub(super) fn note_look() {
+    LOOKS.set(LOOKS.get() + 1);
+}
+
+/// How many hundred instructions the statements of this work take, those that take less left out.
+pub(super) fn looks(work: impl FnOnce()) -> u64 {
+    LOOKS.set(0);
+    work();
+    LOOKS.get()
 }
 
 /// The time at which tests happen.

@@ -173,7 +173,8 @@ pub(super) fn about(
     domain: DomainUuid,
     kind: Kind,
 ) -> rusqlite::Result<Vec<Fact>> {
-    let sql = "SELECT * FROM fleet_fact WHERE domain_uuid = ?1 AND kind = ?2";
+    // With the `+` it goes by the guest, and not through all facts of a kind.
+    let sql = "SELECT * FROM fleet_fact WHERE domain_uuid = ?1 AND +kind = ?2";
     let mut query = connection.prepare_cached(sql)?;
     let rows = query.query_map([&*domain.to_string(), kind.as_str()], wire)?;
     rows.filter_map(Result::transpose).collect()

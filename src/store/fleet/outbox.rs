@@ -62,7 +62,9 @@ fn note_key(row: &str) -> String {
 const NOTE_PROVIDERS: &str = "DELETE FROM fleet_outbox WHERE what = 'providers';
      INSERT INTO fleet_outbox (what) VALUES ('providers');";
 
-const NOTE_EVENT: &str = "DELETE FROM fleet_outbox WHERE what = 'event' AND event_id = NEW.id;
+// The columns that a note of an event leaves empty are named, or each start would look through all such notes.
+const NOTE_EVENT: &str = "DELETE FROM fleet_outbox
+         WHERE what = 'event' AND domain_uuid = '' AND wrapped_dek = x'' AND event_id = NEW.id;
      INSERT INTO fleet_outbox (what, event_id) VALUES ('event', NEW.id);";
 
 /// The triggers: name, event, condition, what is done.

@@ -6,9 +6,10 @@ use std::thread;
 
 use rusqlite::Connection;
 
-use super::super::Store;
+use super::super::{Prune, Store};
 use super::super::testing::*;
 use super::super::written_keys::WrittenKeys;
+use crate::fleet::Kind;
 use crate::ids::{DomainUuid, ProviderUuid};
 use crate::key::wrap::WrappedDek;
 use crate::verdict::facts::Provider;
@@ -37,8 +38,8 @@ fn with_so_many_guests(guests: u64, name: &str, key: u8) -> (tempfile::TempDir, 
                  SELECT uuid, '{}', '{name}', CAST(uuid AS BLOB) FROM n;
              INSERT INTO event (domain_uuid, domain_name, operation, decision)
                  SELECT uuid, 'vm', 'prepare', 'allow' FROM n;
-             INSERT INTO fleet_fact (id, kind, key_id, host_uuid, at, body)
-                 SELECT CAST(uuid AS BLOB), 'key', '{}', 'x', 1, '' FROM n;
+             INSERT INTO fleet_fact (id, kind, domain_uuid, key_id, host_uuid, at, body)
+                 SELECT CAST(uuid AS BLOB), 'key', uuid, '{}', 'x', 1, '' FROM n;
              INSERT INTO fleet_placement
                  SELECT uuid, (SELECT host_uuid FROM fleet), 'host1', 'vm', 1, 0 FROM n;
              DROP TABLE n",
@@ -215,4 +216,36 @@ fn keys_that_are_in_metadata_are_recorded_while_guests_start() {
     });
     assert!(most <= MOST, "{most} rows");
     assert!(store.written_keys().unwrap().is_empty());
+}
+
+/// A start notes its row of the history, and an administrator removes guests, while the fleet knows much of others and is
+/// yet to be told of them.
+#[test]
+fn what_concerns_one_guest_costs_the_same_whatever_there_is_of_others() {
+    let costs = |guests: u64| {
+        let (_dir, mut store, _) = with_so_many_guests(guests, "p", 1);
+        store.announce_again(0).unwrap();
+        let guest = DomainUuid::parse("e0000000-0000-4000-8000-000000000007").unwrap();
+        let about = looks(|| drop(store.facts_about(guest, Kind::Key).unwrap()));
+        let start = looks(|| store.record_event(&event(guest, "vm", NOW)).unwrap());
+        let rows = store.all_key_refs(Some(guest), true).unwrap();
+        let last_event = store.last_event(None).unwrap();
+        let removed = event(guest, "vm", NOW);
+        let prune = looks(|| {
+            let gone = Prune {
+                domain: guest,
+                seen: &rows,
+                event: &removed,
+            };
+            store.prune(&[gone], last_event).unwrap();
+        });
+        assert_eq!(rows.len(), 1);
+        let counted = looks(|| drop(store.facts_of_kind(&[Kind::Key]).unwrap()));
+        assert!(counted > 20, "what grows is seen");
+        [about, start, prune]
+    };
+    let (few, many) = (costs(1_000), costs(4_000));
+    for (few, many) in few.into_iter().zip(many) {
+        assert!(many < few + 20, "{few} and {many} looks");
+    }
 }
