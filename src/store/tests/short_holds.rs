@@ -6,9 +6,9 @@ use std::thread;
 
 use rusqlite::Connection;
 
-use super::super::{Prune, Store};
 use super::super::testing::*;
 use super::super::written_keys::WrittenKeys;
+use super::super::{Prune, Store};
 use crate::fleet::Kind;
 use crate::ids::{DomainUuid, ProviderUuid};
 use crate::key::wrap::WrappedDek;

@@ -6,6 +6,7 @@
 //! `--long` it plays more rounds, and starts real guests at the end.
 
 mod history;
+mod holder;
 mod others;
 
 use std::collections::BTreeMap;
@@ -18,10 +19,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, params};
+use rusqlite::params;
 use vtpm_guard::internals::ids::{DomainUuid, SecretUuid};
 use vtpm_guard::internals::key::wrap::WrappedDek;
 
+use self::holder::holder;
 use self::others::{Keys, Others};
 use super::{Fleet, RECOVERY};
 use crate::guest::{Guest, Tpm};
@@ -36,6 +38,9 @@ const REAL_GUESTS: &str = "VTPM_GUARD_STORM_GUESTS";
 
 /// How often a start asks for a lock again.
 const PAUSE: Duration = Duration::from_micros(500);
+
+/// After so many of these pauses somebody waits too long: half a second, and more on a busy machine.
+const MANY_PAUSES: i32 = 1000;
 
 /// Calls the hook for each line of its argument (name, file of the XML, operation), all at once, and says of each call the
 /// status, the milliseconds, and what it said.
@@ -165,14 +170,25 @@ impl Guest {
     }
 }
 
-/// Asks for the lock of the store as a start does, over and over. Returns the longest wait.
-fn longest_wait(store: &mut Connection, ends: &AtomicBool) -> Duration {
+/// Asks for the lock of the store as a start does, over and over. Says who has it where that takes long. Returns the
+/// longest wait.
+fn longest_wait(host: &Host, ends: &AtomicBool) -> Duration {
+    let file = host.path("/var/lib/vtpm-guard/store.db");
+    let of = file.clone();
+    let own = format!("process {}: ", std::process::id());
+    let mut store = host.store();
     store
-        .busy_handler(Some(|_| {
+        .busy_handler(Some(move |tries| {
+            if tries == MANY_PAUSES {
+                eprintln!("  somebody has the lock for long:\n{}", holder(&of));
+            }
             sleep(PAUSE);
             true
         }))
         .unwrap();
+    store.execute_batch("BEGIN IMMEDIATE").unwrap();
+    assert!(holder(&file).starts_with(&own), "{}", holder(&file));
+    store.execute_batch("ROLLBACK").unwrap();
     let mut longest = Duration::ZERO;
     while !ends.load(Ordering::Relaxed) {
         let began = Instant::now();
@@ -240,7 +256,7 @@ fn beside_commands(host: &Host, defined: usize, work: impl FnOnce()) -> Waits {
     scope(|threads| {
         let probe_until = SetAtEnd(&probe_ends);
         let until = SetAtEnd(&ends);
-        let store = threads.spawn(|| longest_wait(&mut host.store(), &probe_ends));
+        let store = threads.spawn(|| longest_wait(host, &probe_ends));
         let disk = threads.spawn(|| longest_write(&beside, &probe_ends));
         let run = |commands: &[&[&str]]| {
             for command in commands.iter().cycle() {

@@ -1,0 +1,42 @@
+//! Who has the store's lock, for whoever waits too long for it: a storm in which that happens once says why.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// The byte of the index of a write-ahead log that its only writer locks (SQLite, "WAL-mode File Format", 2.3).
+const WRITER: &str = "120";
+
+/// What the processes are doing that have the lock of this store's writer, as far as the kernel says.
+pub(super) fn holder(store: &Path) -> String {
+    let index = store.with_extension("db-shm");
+    let inode = fs::metadata(&index).unwrap().ino();
+    let locks = fs::read_to_string("/proc/locks").unwrap();
+    let mut said = String::new();
+    for pid in locks.lines().filter_map(|line| writer(line, inode)) {
+        let cmdline = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        writeln!(said, "process {pid}: {}", cmdline.replace('\0', " ")).unwrap();
+        for what in ["status", "syscall", "stack"] {
+            let text = fs::read_to_string(format!("/proc/{pid}/{what}")).unwrap_or_default();
+            let state = |line: &&str| what != "status" || line.starts_with("State:");
+            for line in text.lines().filter(state) {
+                writeln!(said, "  {what}: {line}").unwrap();
+            }
+        }
+    }
+    said
+}
+
+/// The process of a line of `/proc/locks`, if it has this lock and does not only wait for it:
+/// `1: POSIX  ADVISORY  WRITE 1234 fe:00:5678 120 120`.
+fn writer(line: &str, inode: u64) -> Option<&str> {
+    let words: Vec<_> = line.split_whitespace().collect();
+    match words[..] {
+        [_, "POSIX", _, "WRITE", pid, file, WRITER, WRITER] => {
+            let of_this_file = file.rsplit(':').next() == Some(&inode.to_string());
+            of_this_file.then_some(pid)
+        }
+        _ => None,
+    }
+}
