@@ -65,6 +65,8 @@ pub(crate) fn find(
     known: &BTreeSet<DomainUuid>,
 ) -> Result<Vec<UnknownGuest>, HostError> {
     let (state_dir, libvirt) = (host.state_dir(), host.configured_libvirt_dirs()?);
+    // libvirt has been asked since the store was opened, which takes its time.
+    store.set_deadline(default_deadline())?;
     let mut by_domain = BTreeMap::<DomainUuid, Vec<KeyRefRecord>>::new();
     for row in store.all_key_refs(None, true)? {
         by_domain.entry(row.domain).or_default().push(row);
@@ -81,6 +83,7 @@ pub(crate) fn find(
     {
         by_domain.entry(uuid).or_default();
     }
+    places.store.set_deadline(default_deadline())?;
     let elsewhere = places.store.guests_of_other_hosts()?;
     by_domain.retain(|uuid, _| !known.contains(uuid) && !elsewhere.contains(uuid));
     by_domain
@@ -105,7 +108,7 @@ impl Places<'_> {
         uuid: DomainUuid,
         rows: Vec<KeyRefRecord>,
     ) -> Result<UnknownGuest, HostError> {
-        // Of thousands, each has its time: file systems may be slow.
+        // Each guest gets the whole time: there may be thousands, on slow file systems.
         self.store.set_deadline(default_deadline())?;
         let copy_store = CopyStore::of(self.state_dir, uuid);
         let (copies, unreadable) = copy_store.copies()?;
@@ -145,12 +148,12 @@ impl Places<'_> {
 /// Where libvirt has TPM states, a directory for each guest.
 struct TpmStates {
     dir: PathBuf,
-    /// What is in there; `None` where it cannot be listed.
+    /// What is in there, in lower case; `None` where it cannot be listed.
     names: Option<BTreeSet<OsString>>,
 }
 
 impl TpmStates {
-    /// Lists it once: to look for each of thousands of guests takes a thread each.
+    /// Lists it once: looking for each of thousands of guests would start a thread for each.
     fn list(dir: PathBuf) -> Self {
         let listed = dir.clone();
         let names = bounded(&dir, move || names(&listed));
@@ -170,10 +173,12 @@ impl TpmStates {
     }
 }
 
-/// The names in a directory; none where there is no directory.
+/// The names in a directory, in lower case, as there may be file systems that ignore it; none where there is no directory.
 fn names(dir: &Path) -> io::Result<BTreeSet<OsString>> {
     match read_dir(dir) {
-        Ok(entries) => entries.map(|entry| Ok(entry?.file_name())).collect(),
+        Ok(entries) => entries
+            .map(|entry| Ok(entry?.file_name().to_ascii_lowercase()))
+            .collect(),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(BTreeSet::new()),
         Err(error) => Err(error),
     }
@@ -276,8 +281,15 @@ mod tests {
     fn each_guest_has_the_store_s_whole_time() {
         let fixture = Fixture::new();
         let guest = fixture.guest_in_use("vm1");
+        // So much that SQLite looks at the deadline.
+        fixture.sql(&format!(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300)
+             INSERT INTO event (domain_uuid, operation) SELECT '{}', 'prepare' FROM n",
+            guest.uuid
+        ));
         let mut store = fixture.store();
         store.set_deadline(Deadline::after(Duration::ZERO)).unwrap();
+        store.is_known_here(guest.uuid).unwrap_err();
         let mut places = Places {
             state_dir: fixture.host.state_dir(),
             plain: BTreeSet::new(),

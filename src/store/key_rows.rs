@@ -59,7 +59,7 @@ pub(super) fn of_domain(
     connection: &Connection,
     domain: DomainUuid,
 ) -> Result<(Vec<KeyRef>, Vec<KeyRef>), Failure> {
-    let mut query = connection.prepare(&of_domain_sql())?;
+    let mut query = connection.prepare_cached(&of_domain_sql())?;
     let mut rows = query.query(params![domain.to_string()])?;
     let (mut key_refs, mut retired) = (Vec::new(), Vec::new());
     while let Some(row) = rows.next()? {

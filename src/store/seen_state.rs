@@ -44,9 +44,11 @@ impl Store {
                     seen.at.0,
                 ],
             )?;
+            // So that nothing is sorted, for which other starts would wait, where none is too many.
             transaction.execute(
                 "DELETE FROM seen_state WHERE rowid IN
-                     (SELECT rowid FROM seen_state ORDER BY at DESC, rowid DESC LIMIT -1 OFFSET ?1)",
+                     (SELECT rowid FROM seen_state ORDER BY at, rowid
+                      LIMIT max(0, (SELECT count(*) FROM seen_state) - ?1))",
                 [STATES_KEPT],
             )?;
             Ok(())

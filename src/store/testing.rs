@@ -76,7 +76,7 @@ pub(super) fn note_look() {
     LOOKS.set(LOOKS.get() + 1);
 }
 
-/// How many hundred instructions the statements of this work take, those that take less left out.
+/// How many hundred instructions the statements of this work take, those of shorter ones not counted.
 pub(super) fn looks(work: impl FnOnce()) -> u64 {
     LOOKS.set(0);
     work();

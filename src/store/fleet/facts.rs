@@ -173,7 +173,7 @@ pub(super) fn about(
     domain: DomainUuid,
     kind: Kind,
 ) -> rusqlite::Result<Vec<Fact>> {
-    // With the `+` it goes by the guest, and not through all facts of a kind.
+    // The `+` keeps SQLite from the index by kinds, which would go through all facts of one.
     let sql = "SELECT * FROM fleet_fact WHERE domain_uuid = ?1 AND +kind = ?2";
     let mut query = connection.prepare_cached(sql)?;
     let rows = query.query_map([&*domain.to_string(), kind.as_str()], wire)?;

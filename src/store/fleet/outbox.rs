@@ -185,12 +185,12 @@ pub(in crate::store) fn note_known_keys(
     Ok(())
 }
 
-/// Notes the keys of rows.
+/// Notes the keys of rows. The `+` keeps SQLite from the index by guests, in which each step would go through all rows.
 fn note_rows() -> String {
     format!(
         "INSERT OR IGNORE INTO fleet_outbox (what, domain_uuid, wrapped_dek)
          SELECT 'row', resource_uuid, CAST(wrapped_dek AS BLOB) FROM key_ref
-         WHERE resource_type = 'tpm' AND {KEYED}"
+         WHERE +resource_type = 'tpm' AND {KEYED}"
     )
 }
 

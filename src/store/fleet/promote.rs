@@ -5,13 +5,13 @@ use rusqlite::ToSql;
 use super::super::many_rows::ManyRows;
 use super::super::schema::{is_uuid, provider_uuid};
 use super::super::{Store, StoreError, provider_rows, rotation};
-use crate::clock::Timestamp;
+use crate::clock::{Deadline, Timestamp};
 use crate::verdict::facts::Provider;
 
 impl Store {
     /// Gives a provider the key of an announced one, whose row goes; its own stays as a previous key. `Changed` if
-    /// either is not as it was seen. A kill leaves the key promoted or not; rows that have not followed by then open with
-    /// the previous one, and follow with the next rotation.
+    /// either is not as it was seen. A kill leaves the key promoted or not. A row that an exchange looked at just before
+    /// opens with the previous key, and follows with the next rotation at the latest.
     pub fn promote_key(
         &mut self,
         provider: &Provider,
@@ -24,6 +24,7 @@ impl Store {
                 return Err(StoreError::Changed);
             }
         }
+        let patience = self.deadline.remaining();
         // What one transaction would do to thousands of rows comes before it, some at a time.
         let (from, to) = (announced.uuid.to_string(), provider.uuid.to_string());
         let rebound: [(&str, &dyn ToSql); 4] = [
@@ -53,12 +54,21 @@ impl Store {
         })?;
         // An exchange may have looked at some of them just before that. All facts are looked through for these: too much
         // for the transaction, for which starts wait.
-        self.write_some_at_a_time(&reconsider(), &its_facts)
+        self.set_deadline(Deadline::after(patience))?;
+        if let Err(error) = self.write_some_at_a_time(&reconsider(), &its_facts) {
+            // The provider has its key all the same, and the rows open.
+            tracing::warn!(
+                provider = provider.name,
+                %error,
+                "some key references may follow its new key with its next rotation only"
+            );
+        }
+        Ok(())
     }
 }
 
-/// Has the rows looked at again that follow from known keys which a KEK wraps: those that hold the same keys under the
-/// previous one can follow now.
+/// Marks the known keys that a KEK wraps, so that the next exchange looks at their rows again: those that hold the same
+/// keys under the previous KEK can follow now.
 fn reconsider() -> ManyRows {
     ManyRows {
         table: "fleet_fact",

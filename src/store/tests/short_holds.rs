@@ -12,7 +12,7 @@ use super::super::{Prune, Store};
 use crate::fleet::Kind;
 use crate::ids::{DomainUuid, ProviderUuid};
 use crate::key::wrap::WrappedDek;
-use crate::verdict::facts::Provider;
+use crate::verdict::facts::{Provider, SeenState};
 
 /// More guests than a transaction may change rows.
 const GUESTS: u64 = 1_200;
@@ -42,6 +42,8 @@ fn with_so_many_guests(guests: u64, name: &str, key: u8) -> (tempfile::TempDir, 
                  SELECT CAST(uuid AS BLOB), 'key', uuid, '{}', 'x', 1, '' FROM n;
              INSERT INTO fleet_placement
                  SELECT uuid, (SELECT host_uuid FROM fleet), 'host1', 'vm', 1, 0 FROM n;
+             INSERT INTO seen_state (domain_uuid, domain_name, path, at)
+                 SELECT uuid, 'vm', '/states', i FROM n;
              DROP TABLE n",
             provider.uuid, provider.key_id
         ),
@@ -87,7 +89,8 @@ fn no_row_is_looked_at_again_with_each_step() {
         let provider = make_provider(&mut store, "p", 1);
         let promoted = steps(|| store.promote_key(&provider, &announced, 2, NOW).unwrap());
         assert_eq!(bound(&store, "provider_name = 'p'"), guests);
-        [renamed, deleted, promoted]
+        let noted = 100 * looks(|| store.announce_rows().unwrap());
+        [renamed, deleted, promoted, noted]
     };
     let (few, many) = (costs(2_000), costs(8_000));
     for (few, many) in few.into_iter().zip(many) {
@@ -145,14 +148,14 @@ fn what_an_exchange_settles_just_before_a_key_is_promoted_is_looked_at_again() {
     let settle = format!("DELETE FROM fleet_pending WHERE NOT {is_promoted}");
     let (settled, ends) = (AtomicBool::new(false), AtomicBool::new(false));
     thread::scope(|threads| {
-        threads.spawn(|| {
+        let exchange = threads.spawn(|| {
             let exchange = Connection::open(dir.path().join("store.db")).unwrap();
             while !ends.load(Ordering::Relaxed) {
                 exchange.execute_batch(&settle).unwrap();
                 settled.store(true, Ordering::Relaxed);
             }
         });
-        while !settled.load(Ordering::Relaxed) {
+        while !settled.load(Ordering::Relaxed) && !exchange.is_finished() {
             thread::yield_now();
         }
         let promoted = store.promote_key(&provider, &announced, 2, NOW);
@@ -240,9 +243,16 @@ fn what_concerns_one_guest_costs_the_same_whatever_there_is_of_others() {
             store.prune(&[gone], last_event).unwrap();
         });
         assert_eq!(rows.len(), 1);
+        let seen = SeenState {
+            domain_name: "vm".to_owned(),
+            secret_uuid: None,
+            path: "/states/vm".into(),
+            at: NOW,
+        };
+        let end = looks(|| store.note_seen_state(guest, &seen).unwrap());
         let counted = looks(|| drop(store.facts_of_kind(&[Kind::Key]).unwrap()));
         assert!(counted > 20, "what grows is seen");
-        [about, start, prune]
+        [about, start, prune, end]
     };
     let (few, many) = (costs(1_000), costs(4_000));
     for (few, many) in few.into_iter().zip(many) {

@@ -1,4 +1,4 @@
-//! Who has the store's lock, for whoever waits too long for it: a storm in which that happens once says why.
+//! Reports who has the store's lock when somebody waits too long for it.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -6,9 +6,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// The byte of the index of a write-ahead log that its only writer locks (SQLite, "WAL-mode File Format", 2.3).
-const WRITER: &str = "120";
+const WRITER: u64 = 120;
 
-/// What the processes are doing that have the lock of this store's writer, as far as the kernel says.
+/// What the processes are doing that have the lock of this store's writer. Nothing where the kernel names none: it lists
+/// the locks in pieces, and skips some that change meanwhile.
 pub(super) fn holder(store: &Path) -> String {
     let index = store.with_extension("db-shm");
     let inode = fs::metadata(&index).unwrap().ino();
@@ -29,14 +30,13 @@ pub(super) fn holder(store: &Path) -> String {
 }
 
 /// The process of a line of `/proc/locks`, if it has this lock and does not only wait for it:
-/// `1: POSIX  ADVISORY  WRITE 1234 fe:00:5678 120 120`.
+/// `1: POSIX  ADVISORY  WRITE 1234 fe:00:5678 120 121`. What one process has side by side is one lock.
 fn writer(line: &str, inode: u64) -> Option<&str> {
     let words: Vec<_> = line.split_whitespace().collect();
-    match words[..] {
-        [_, "POSIX", _, "WRITE", pid, file, WRITER, WRITER] => {
-            let of_this_file = file.rsplit(':').next() == Some(&inode.to_string());
-            of_this_file.then_some(pid)
-        }
-        _ => None,
-    }
+    let [_, "POSIX", _, "WRITE", pid, file, first, last] = words[..] else {
+        return None;
+    };
+    let of_this_file = file.rsplit(':').next()? == inode.to_string();
+    let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+    (of_this_file && (first..=last).contains(&WRITER)).then_some(pid)
 }
