@@ -32,7 +32,8 @@ fn a_hook_that_waits_for_libvirt_is_closed_to_others() {
         .unwrap()
         .write_all(xml.as_bytes())
         .unwrap();
-    let wait = "until pgrep -x vtpm-guard-hook; do sleep 0.01; done";
+    // The oldest: a child that is about to become another program still has the hook's name.
+    let wait = "until pgrep -o -x vtpm-guard-hook; do sleep 0.01; done";
     let pid = host.run(&["sh", "-c", wait]).ok().stdout;
     closes(&Process::at(&host.path("/proc"), pid.trim()));
     host.signal_libvirtd("CONT");
