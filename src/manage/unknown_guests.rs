@@ -248,16 +248,9 @@ mod tests {
     fn for_guests_without_state_no_file_system_is_asked_one_by_one() {
         let fixture = Fixture::new();
         let guests = ["vm1", "vm2", "vm3", "vm4"].map(|name| fixture.guest_in_use(name));
+        let states = fixture.libvirt.dirs().tpm_states();
         for gone in &guests[1..] {
-            fs::remove_file(fixture.state_file(gone)).unwrap();
-            fs::remove_dir_all(
-                fixture
-                    .libvirt
-                    .dirs()
-                    .tpm_states()
-                    .join(gone.uuid.to_string()),
-            )
-            .unwrap();
+            fs::remove_dir_all(states.join(gone.uuid.to_string())).unwrap();
         }
         let with_state = || -> Vec<_> {
             let found = find(&fixture.host, &mut fixture.store(), &BTreeSet::new()).unwrap();
