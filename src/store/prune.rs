@@ -43,7 +43,7 @@ impl Store {
                 let sql = format!("DELETE FROM key_ref WHERE {of_domain}");
                 transaction.execute(&sql, params![uuid])?;
                 fleet::note_known_keys(transaction, *domain)?;
-                for notes in ["seen_state", "clients_key", "written_key"] {
+                for notes in ["seen_state", "clients_key", "written_key", "fleet_state"] {
                     let sql = format!("DELETE FROM {notes} WHERE domain_uuid = ?1");
                     transaction.execute(&sql, params![uuid])?;
                 }

@@ -77,7 +77,7 @@ pub(super) fn note_look() {
 }
 
 /// How many hundred instructions the statements of this work take, those of shorter ones not counted.
-pub(super) fn looks(work: impl FnOnce()) -> u64 {
+pub(crate) fn looks(work: impl FnOnce()) -> u64 {
     LOOKS.set(0);
     work();
     LOOKS.get()

@@ -587,7 +587,7 @@ fn tpm_states_that_wait_stay_here_once_none_is_to_be_sent() {
     store.configure(&one, "");
     assert_eq!(exchange(&one).exchanged.states, 0);
     assert_eq!(
-        one.store().queued_states(9).unwrap().len(),
+        one.store().queued_states().unwrap().len(),
         1,
         "nothing is lost"
     );

@@ -65,7 +65,10 @@ fn says(fixture: &Fixture, guest: &Defined) -> Option<bool> {
 }
 
 fn queued(fixture: &Fixture) -> Vec<QueuedState> {
-    fixture.store().queued_states(9).unwrap()
+    let store = fixture.store();
+    let guests = store.queued_states().unwrap();
+    let state = |guest| store.queued_state(guest).unwrap().unwrap();
+    guests.into_iter().map(state).collect()
 }
 
 const RUN: [Operation; 2] = [Operation::Prepare, Operation::Started];

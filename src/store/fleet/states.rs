@@ -1,6 +1,6 @@
 //! TPM states of guests that have stopped, encrypted, until they are in the shared store.
 
-use rusqlite::params;
+use rusqlite::{OptionalExtension as _, Row, params};
 
 use super::super::{Store, StoreError, columns};
 use super::membership::membership;
@@ -40,27 +40,32 @@ impl Store {
         })
     }
 
-    /// The states that wait, the oldest first.
-    pub fn queued_states(&self, limit: usize) -> Result<Vec<QueuedState>, StoreError> {
+    /// The guests whose states wait, that of the oldest first.
+    pub fn queued_states(&self) -> Result<Vec<DomainUuid>, StoreError> {
         self.read(|connection| {
-            let sql = "SELECT * FROM fleet_state ORDER BY at, domain_uuid LIMIT ?1";
+            let sql = "SELECT domain_uuid FROM fleet_state ORDER BY at, domain_uuid";
             let mut query = connection.prepare(sql)?;
-            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-            let rows = query.query_map([limit], |row| {
-                let parse = |text: &str| DomainUuid::parse(text).ok();
-                let Some(domain) = columns::parsed(row, "domain_uuid", parse)? else {
-                    return Ok(None);
-                };
-                Ok(Some(QueuedState {
+            let rows = query.query_map([], guest)?;
+            Ok(rows
+                .filter_map(Result::transpose)
+                .collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// The state of a guest that waits.
+    pub fn queued_state(&self, domain: DomainUuid) -> Result<Option<QueuedState>, StoreError> {
+        self.read(|connection| {
+            let sql = "SELECT at, body, data FROM fleet_state WHERE domain_uuid = ?1";
+            let mut query = connection.prepare_cached(sql)?;
+            let row = query.query_row([domain.to_string()], |row| {
+                Ok(QueuedState {
                     domain,
                     at: Timestamp(row.get("at")?),
                     body: row.get("body")?,
                     data: row.get("data")?,
-                }))
-            })?;
-            Ok(rows
-                .filter_map(Result::transpose)
-                .collect::<Result<_, _>>()?)
+                })
+            });
+            Ok(row.optional()?)
         })
     }
 
@@ -74,4 +79,9 @@ impl Store {
             Ok(())
         })
     }
+}
+
+/// The guest of a row; another tool may have written something else there.
+fn guest(row: &Row<'_>) -> rusqlite::Result<Option<DomainUuid>> {
+    columns::parsed(row, "domain_uuid", |text| DomainUuid::parse(text).ok())
 }

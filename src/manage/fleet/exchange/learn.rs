@@ -66,6 +66,7 @@ impl Exchange<'_> {
         // The facts first: what they say of rows is read from all that is known.
         self.store.set_deadline(default_deadline())?;
         self.store.merge(&merge, self.now)?;
-        self.settle(done)
+        // Not all that waits: of many keys that do not open here each page would go through all.
+        self.settle_keys(merge.pending.into_iter().collect(), done)
     }
 }

@@ -25,7 +25,7 @@ const NOTES_AT_ONCE: usize = 500;
 /// The longest name of an event that is sent, in bytes.
 const MAX_NAME: usize = 1024;
 
-/// How many TPM states of the queue are sent in one exchange.
+/// How many TPM states are sent in one exchange.
 const STATES_AT_ONCE: usize = 500;
 
 impl Exchange<'_> {
@@ -59,15 +59,23 @@ impl Exchange<'_> {
         Ok(())
     }
 
+    /// Pushes the TPM states that wait, of as many guests as one exchange may take.
     fn push_states(&mut self, done: &mut Exchanged) -> Result<(), ExchangeError> {
-        for queued in self.store.queued_states(STATES_AT_ONCE)? {
-            // Without the KEK nobody would believe when it was saved: it waits.
+        for domain in self.store.queued_states()? {
+            self.store.set_deadline(default_deadline())?;
+            let Some(queued) = self.store.queued_state(domain)? else {
+                continue;
+            };
+            // Without the KEK nobody would believe when it was saved: it waits, and keeps no other one waiting.
             let Some(state) = self.of_state(&queued)? else {
                 continue;
             };
             self.shared.push(&[], &[state], default_deadline())?;
             self.store.state_sent(&queued)?;
             done.states += 1;
+            if done.states == STATES_AT_ONCE {
+                break;
+            }
         }
         Ok(())
     }

@@ -42,26 +42,41 @@ impl Exchange<'_> {
     /// Changes the rows that follow from what is known of keys. What an exchange leaves that ends before this, the
     /// next one does.
     pub(super) fn settle(&mut self, done: &mut Exchanged) -> Result<(), ExchangeError> {
+        let pending = self.store.pending_keys()?;
+        self.settle_keys(pending.into_iter().collect(), done)
+    }
+
+    /// Changes the rows of these keys alone. What cannot be decided yet waits for the next exchange.
+    pub(super) fn settle_keys(
+        &mut self,
+        mut keys: BTreeSet<FactId>,
+        done: &mut Exchanged,
+    ) -> Result<(), ExchangeError> {
         loop {
-            let pending = self.store.pending_keys()?;
-            let mut settled = 0;
-            for keys in pending.chunks(KEYS_AT_ONCE) {
-                settled += self.change_rows(keys, done)?;
+            let before = keys.len();
+            let in_turn: Vec<_> = keys.iter().copied().collect();
+            for chunk in in_turn.chunks(KEYS_AT_ONCE) {
+                for settled in self.change_rows(chunk, done)? {
+                    keys.remove(&settled);
+                }
             }
-            if settled == 0 {
+            if keys.len() == before {
                 return Ok(());
             }
         }
     }
 
-    /// Changes the rows of these keys, and returns of how many keys the rows are as they should be then.
+    /// Changes the rows of these keys, and returns the keys of which the rows are as they should be then.
     fn change_rows(
         &mut self,
         keys: &[FactId],
         done: &mut Exchanged,
-    ) -> Result<usize, ExchangeError> {
+    ) -> Result<Vec<FactId>, ExchangeError> {
         for _ in 0..ATTEMPTS {
             let merge = self.changes(keys)?;
+            if merge.settled.is_empty() {
+                return Ok(Vec::new());
+            }
             self.store.set_deadline(default_deadline())?;
             match self.store.merge(&merge, self.now) {
                 Err(StoreError::Changed) => {}
@@ -71,7 +86,7 @@ impl Exchange<'_> {
                     let added = merge.rows.iter().filter(adds).count();
                     done.added += added;
                     done.changed += merge.rows.len() - added;
-                    return Ok(merge.settled.len());
+                    return Ok(merge.settled);
                 }
             }
         }

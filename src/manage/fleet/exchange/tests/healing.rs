@@ -9,11 +9,14 @@ use crate::fleet::claim::{
     Claim, EventClaim, HostClaim, KeyClaim, PlacementClaim, ProviderClaim, Signed, SlotClaim,
     StatusClaim, SuccessorClaim,
 };
+use crate::fleet::shared::SharedStore as _;
 use crate::fleet::status::KeyStatus;
 use crate::fleet::{Fact, FactId, Kind};
-use crate::ids::HostUuid;
+use crate::ids::{DomainUuid, HostUuid};
 use crate::key::kek::Kek;
 use crate::key::wrap::{Generation, WrappedDek};
+use crate::manage::host::default_deadline;
+use crate::store::testing::looks;
 use crate::store::{Event, KnownFact, Origin};
 
 #[test]
@@ -456,6 +459,41 @@ fn a_run_that_a_host_knows_is_ended_by_nobody_else() {
     let heard = two.store.placements(guest(1)).unwrap();
     assert_eq!(heard[0].placement.at, NOW.0 + 1);
     assert_eq!(own_word(&one), (NOW.0, true));
+}
+
+/// While libvirt does not say which guests are defined, no key is retired because others say so: those wait, and each page
+/// of facts went through all that waited since the pages before.
+#[test]
+fn keys_that_wait_are_not_gone_through_again_with_each_page() {
+    let learn = |pages: usize| {
+        let (_, mut two, mut shared) = pair();
+        let (kek, host) = (kek(&A), HostUuid::random());
+        let (mut keys, mut retired) = (Vec::new(), Vec::new());
+        for number in 0..500 * pages {
+            let uuid = format!("e0000000-0000-4000-8000-{number:012}");
+            let domain = DomainUuid::parse(&uuid).unwrap();
+            let wrapped = WrappedDek::wrap(&kek, &dek(b"key"), domain, Generation(0)).unwrap();
+            let says = StatusClaim {
+                key: FactId::of_key(domain, &wrapped),
+                domain,
+                revision: 1,
+                status: KeyStatus::Retired,
+                host,
+            };
+            let key = KeyClaim::new(domain, wrapped, "nkp-a".to_owned(), None).unwrap();
+            keys.push(Claim::Key(key).write(host, NOW));
+            retired.push(Claim::Status(Signed::new(says, &kek)).write(host, NOW));
+        }
+        shared.push(&keys, &[], default_deadline()).unwrap();
+        assert_eq!(sync(&mut two, &mut shared).added, keys.len());
+        two.tpms.are_unknown = true;
+        shared.push(&retired, &[], default_deadline()).unwrap();
+        let cost = looks(|| assert_eq!(sync(&mut two, &mut shared).pulled, retired.len()));
+        assert_eq!(two.store.pending_keys().unwrap().len(), retired.len());
+        cost
+    };
+    let (few, many) = (learn(1), learn(4));
+    assert!(many < few * 5, "{few} for one page, {many} for four");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::host::{Host, dek, guest, kek};
 use super::pair::{A, B, NOW, pair, sync, sync_both};
 use super::shared::Memory;
+use crate::clock::Timestamp;
 use crate::domain::TpmVersion;
 use crate::fleet::claim::{Claim, KeyClaim, Signed, StatusClaim};
 use crate::fleet::status::KeyStatus;
@@ -97,28 +98,44 @@ fn a_state_that_the_guest_has_left_behind_keeps_no_key() {
     assert_eq!(placements[0].placement.host_name, "one");
 }
 
+fn queue(host: &mut Host, domain: DomainUuid, at: Timestamp, data: &[u8]) {
+    let note = StateNote {
+        name: "vm1".to_owned(),
+        tpm_version: TpmVersion::V2_0,
+        backend: Backend::Directory,
+    };
+    let queued = QueuedState {
+        domain,
+        at,
+        body: note.to_json(),
+        data: data.to_vec(),
+    };
+    host.store.queue_state(&queued).unwrap();
+}
+
+#[test]
+fn states_that_nobody_here_can_sign_keep_no_other_one_waiting() {
+    let (mut one, _, mut shared) = pair();
+    for number in 0..501 {
+        let uuid = format!("e0000000-0000-4000-8000-{number:012}");
+        let stranger = DomainUuid::parse(&uuid).unwrap();
+        queue(&mut one, stranger, NOW, b"strange");
+    }
+    one.make_key(guest(1), "nkp-a", b"first", NOW);
+    queue(&mut one, guest(1), Timestamp(NOW.0 + 1), b"new");
+    assert_eq!(sync(&mut one, &mut shared).states, 1);
+    assert_eq!(shared.states[0].data.as_deref(), Some(&b"new"[..]));
+    assert_eq!(one.store.queued_states().unwrap().len(), 501, "they wait");
+}
+
 #[test]
 fn a_tpm_state_goes_with_the_words_that_its_host_has_signed() {
     let (mut one, _, mut shared) = pair();
     one.make_key(guest(1), "nkp-a", b"first", NOW);
-    let queue = |one: &mut Host, number: u8, data: &[u8]| {
-        let note = StateNote {
-            name: "vm1".to_owned(),
-            tpm_version: TpmVersion::V2_0,
-            backend: Backend::Directory,
-        };
-        let queued = QueuedState {
-            domain: guest(number),
-            at: NOW,
-            body: note.to_json(),
-            data: data.to_vec(),
-        };
-        one.store.queue_state(&queued).unwrap();
-    };
-    queue(&mut one, 1, b"old");
-    queue(&mut one, 1, b"new");
+    queue(&mut one, guest(1), NOW, b"old");
+    queue(&mut one, guest(1), NOW, b"new");
     // Nobody would believe what is said of this one: the guest has no key here.
-    queue(&mut one, 2, b"other");
+    queue(&mut one, guest(2), NOW, b"other");
     assert_eq!(sync(&mut one, &mut shared).states, 1);
     let [state] = &shared.states[..] else {
         panic!("{:?}", shared.states)
@@ -129,7 +146,18 @@ fn a_tpm_state_goes_with_the_words_that_its_host_has_signed() {
     assert_eq!((claim.at, claim.host_name.as_str()), (NOW.0, "one"));
     assert_eq!(signed.check(&kek(&B)), None);
     assert_eq!(sync(&mut one, &mut shared).states, 0);
-    assert_eq!(one.store.queued_states(9).unwrap().len(), 1, "it waits");
+    assert_eq!(one.store.queued_states().unwrap().len(), 1, "it waits");
+}
+
+#[test]
+fn of_a_guest_that_is_pruned_no_tpm_state_waits() {
+    let (mut one, _, _) = pair();
+    for number in [1, 2] {
+        one.make_key(guest(number), "nkp-a", b"first", NOW);
+        queue(&mut one, guest(number), NOW, b"state");
+    }
+    prune(&mut one, guest(1));
+    assert_eq!(one.store.queued_states().unwrap(), [guest(2)]);
 }
 
 #[test]
