@@ -128,8 +128,8 @@ impl RecoveryFile {
     }
 
     /// The same at hardly any price, for tests.
-    #[cfg(test)]
-    pub(crate) fn cheap(
+    #[cfg(any(test, feature = "internals"))]
+    pub fn cheap(
         kek: &Kek,
         provider: &str,
         passphrase: &Passphrase,
