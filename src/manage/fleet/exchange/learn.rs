@@ -66,7 +66,7 @@ impl Exchange<'_> {
         // The facts first: what they say of rows is read from all that is known.
         self.store.set_deadline(default_deadline())?;
         self.store.merge(&merge, self.now)?;
-        // Not all that waits: of many keys that do not open here each page would go through all.
+        // Not all that waits: each page would go through all keys again of which nothing can be decided yet.
         self.settle_keys(merge.pending.into_iter().collect(), done)
     }
 }

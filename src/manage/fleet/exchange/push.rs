@@ -25,7 +25,7 @@ const NOTES_AT_ONCE: usize = 500;
 /// The longest name of an event that is sent, in bytes.
 const MAX_NAME: usize = 1024;
 
-/// How many TPM states are sent in one exchange.
+/// How many TPM states are sent in a row, before facts are exchanged again.
 const STATES_AT_ONCE: usize = 500;
 
 impl Exchange<'_> {
@@ -59,8 +59,8 @@ impl Exchange<'_> {
         Ok(())
     }
 
-    /// Pushes the TPM states that wait, of as many guests as one exchange may take.
     fn push_states(&mut self, done: &mut Exchanged) -> Result<(), ExchangeError> {
+        let enough = done.states + STATES_AT_ONCE;
         for domain in self.store.queued_states()? {
             self.store.set_deadline(default_deadline())?;
             let Some(queued) = self.store.queued_state(domain)? else {
@@ -73,7 +73,7 @@ impl Exchange<'_> {
             self.shared.push(&[], &[state], default_deadline())?;
             self.store.state_sent(&queued)?;
             done.states += 1;
-            if done.states == STATES_AT_ONCE {
+            if done.states == enough {
                 break;
             }
         }
