@@ -126,7 +126,8 @@ fn watch(domain: DomainUuid, place: &StatePath, own: (u64, u64)) {
     let Some(links) = links_of(place) else {
         return;
     };
-    if is_used_elsewhere(place) {
+    // The links have the lock, too: libvirt may be deleting the state once more at this moment.
+    if is_used_elsewhere(&links.linked(place)) {
         poll(PAUSE, Deadline::after(WATCH), || {
             // A start that comes next takes them, or makes others, which another process waits with.
             let are_own = links.identity() == Some(own);

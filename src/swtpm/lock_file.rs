@@ -94,7 +94,7 @@ pub fn is_used_elsewhere(state_path: &StatePath) -> bool {
 }
 
 fn test_lock(state_path: &StatePath) -> Result<Option<LockProblem>, StateError> {
-    if crash::is_locked_elsewhere() {
+    if crash::is_locked_elsewhere() && state_path.directory().is_dir() {
         return Ok(Some(LockProblem::Held(LockHolder::Elsewhere)));
     }
     let tested = once_more(|| {

@@ -130,6 +130,32 @@ impl StatePath {
         }
     }
 
+    /// Returns where the same state is below another name of what libvirt deletes with it: of the directory or, in the
+    /// linear format, of the file.
+    #[must_use]
+    pub fn under_another_name(&self, name: &OsStr) -> Self {
+        let mut other = self.clone();
+        match &mut other.base {
+            Base::Libvirt(base) => {
+                if let Some(deleted) = other.below.first_mut() {
+                    name.clone_into(deleted);
+                }
+                let below: PathBuf = other.below.iter().collect();
+                other.path = base.join(below).join(&other.file);
+            }
+            Base::SourceDir(base) => {
+                base.set_file_name(name);
+                other.path = base.join(&other.file);
+            }
+            Base::SourceFile(path) => {
+                path.set_file_name(name);
+                other.path.clone_from(path);
+                name.clone_into(&mut other.file);
+            }
+        }
+        other
+    }
+
     /// Returns how swtpm stores the state.
     #[must_use]
     pub fn backend(&self) -> Backend {

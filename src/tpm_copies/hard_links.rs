@@ -76,6 +76,13 @@ impl HardLinks {
         }))
     }
 
+    /// Returns where the linked state of this path is. Who has it locked has it locked here, too, also while libvirt deletes
+    /// the original.
+    #[must_use]
+    pub fn linked(&self, state_path: &StatePath) -> StatePath {
+        state_path.under_another_name(&self.links)
+    }
+
     /// Makes them, or moves the directory where none can be made. Earlier ones are removed.
     pub fn make(&self) -> io::Result<()> {
         self.give_up()?;

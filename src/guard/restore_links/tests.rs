@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -89,6 +90,42 @@ fn a_state_that_another_host_goes_on_using_is_back_however_often_it_is_deleted()
     assert!(setting.has_state() && !links.exists());
     let states = setting.guard.config.libvirt.tpm_states();
     assert_eq!(fs::read_dir(states).unwrap().count(), 1);
+}
+
+/// Whether another host uses it was asked of what libvirt had just deleted once more: nobody did, and the links went.
+#[test]
+fn a_state_that_is_deleted_again_before_anybody_looks_is_back() {
+    let setting = Setting::new();
+    setting.hard_links().make().unwrap();
+    let own = setting.hard_links().identity().unwrap();
+    armed::lock_elsewhere(1);
+    armed::watch_while_used(Arc::new(()));
+    fs::remove_dir_all(setting.at("")).unwrap();
+    watch(setting.guest.uuid, &setting.place(), own);
+    assert!(setting.has_state() && !setting.at(".vtpm-guard.").exists());
+}
+
+/// In each place that the domain XML may name: a lock on the state is one on its links.
+#[test]
+fn the_links_of_a_state_are_where_its_locks_are_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    for (directories, backend) in [
+        (3, Backend::Directory),
+        (1, Backend::Directory),
+        (0, Backend::Linear),
+    ] {
+        let root = dir.path().join(directories.to_string());
+        let path = root.join("a/b/state");
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "state").unwrap();
+        let place = StatePath::of_copy(&path, directories, backend);
+        let links = links_of(&place).unwrap();
+        links.make().unwrap();
+        let linked = links.linked(&place).path;
+        assert_ne!(linked, path);
+        let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+        assert_eq!(inode(&linked), inode(&path), "{}", linked.display());
+    }
 }
 
 #[test]
