@@ -87,6 +87,10 @@ impl StatePath {
                 path.file_name().unwrap_or_default().to_owned(),
             ),
         };
+        Self::at(backend, base, below, file)
+    }
+
+    fn at(backend: Backend, base: Base, below: Vec<OsString>, file: OsString) -> Self {
         let path = match &base {
             Base::Libvirt(base) => {
                 let below: PathBuf = below.iter().collect();
@@ -134,26 +138,21 @@ impl StatePath {
     /// linear format, of the file.
     #[must_use]
     pub fn under_another_name(&self, name: &OsStr) -> Self {
-        let mut other = self.clone();
-        match &mut other.base {
-            Base::Libvirt(base) => {
-                if let Some(deleted) = other.below.first_mut() {
+        let (mut base, mut below, mut file) =
+            (self.base.clone(), self.below.clone(), self.file.clone());
+        match &mut base {
+            Base::Libvirt(_) => {
+                if let Some(deleted) = below.first_mut() {
                     name.clone_into(deleted);
                 }
-                let below: PathBuf = other.below.iter().collect();
-                other.path = base.join(below).join(&other.file);
             }
-            Base::SourceDir(base) => {
-                base.set_file_name(name);
-                other.path = base.join(&other.file);
-            }
+            Base::SourceDir(path) => path.set_file_name(name),
             Base::SourceFile(path) => {
                 path.set_file_name(name);
-                other.path.clone_from(path);
-                name.clone_into(&mut other.file);
+                name.clone_into(&mut file);
             }
         }
-        other
+        Self::at(self.backend, base, below, file)
     }
 
     /// Returns how swtpm stores the state.
