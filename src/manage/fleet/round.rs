@@ -100,13 +100,14 @@ pub(crate) fn round_of_member(
     let address = config.fleet.store.clone();
     let address = address.ok_or(FleetCommandError::NoAddress)?;
     let wanted = (address, config.fleet.credentials.clone());
+    // Of thousands of guests this takes libvirt many seconds, which no other exchange and no rotation need wait for.
+    let listed = host.listed_guests().ok();
     // Of two exchanges at once one would move the cursor over what the other is about to ask for.
     let exclusive = exclusive(host, None)?;
     let mut client = match follower.client.take() {
         Some((same, client)) if same == wanted => client,
         _ => connect(&config)?,
     };
-    let listed = host.listed_guests().ok();
     let work = Work {
         host,
         config: &config,
@@ -366,7 +367,28 @@ mod tests {
 
     use super::*;
     use crate::clock::Deadline;
+    use crate::host::poll::poll;
+    use crate::libvirt::fake::Call;
     use crate::manage::tests::fleet_shared::SharedStore;
+
+    /// With thousands of guests nobody else could exchange anything, and no provider be rotated, for as long as libvirt takes
+    /// to list them.
+    #[test]
+    fn libvirt_lists_its_guests_before_others_have_to_wait() {
+        let shared = SharedStore::new();
+        let one = shared.host("one");
+        let another = exclusive(&one.host, None).unwrap();
+        let libvirt = one.libvirt.clone();
+        let lets_go = thread::spawn(move || {
+            let soon = Deadline::after(Duration::from_secs(10));
+            let is_listed = || (libvirt.calls_of(Call::Guests) > 0).then_some(());
+            let listed = poll(Duration::from_millis(1), soon, is_listed);
+            drop(another);
+            listed.is_some()
+        });
+        round(&one.host, &mut Follower::default(), false).unwrap();
+        assert!(lets_go.join().unwrap(), "the list waited for the lock");
+    }
 
     /// After a report that took longer than the store's deadline, a lock of a moment was one for too long.
     #[test]
