@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::fixture::Fixture;
-use super::fleet_shared::{SharedStore, exchange};
+use super::fleet_shared::{SharedStore, exchange, exchange_ends};
 use super::slots::toy;
 use crate::clock::Timestamp;
 use crate::fleet::claim::{Claim, ProviderClaim, Signed, SlotClaim, SuccessorClaim};
@@ -182,7 +182,10 @@ fn a_provider_of_this_host_gets_the_announced_key_and_keeps_its_own() {
     // Its own key has that name, too.
     let unclear = accept(&two.host, "a", None).unwrap_err();
     assert!(matches!(unclear, FleetCommandError::AmbiguousKey(..)));
+    // What an exchange does that has begun goes by its own key.
+    let meanwhile = exchange_ends(&two);
     let done = accept(&two.host, "a", Some(kek.key_id())).unwrap();
+    assert_eq!(meanwhile.join().unwrap(), before);
     assert_eq!(done.previous_key_id, Some(before));
     assert_eq!((done.key_id, done.was_accepted), (kek.key_id(), false));
     assert_eq!(two.provider("a").key_id, kek.key_id());

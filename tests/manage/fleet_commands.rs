@@ -3,16 +3,19 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::fixture::Fixture;
 use super::fleet_program::{FleetStore, Member};
 use super::fleet_shared::{SharedStore, exchange};
-use crate::clock::Timestamp;
+use crate::clock::{Deadline, Timestamp};
 use crate::domain::TpmVersion;
 use crate::fleet::claim::{Claim, EventClaim, HostClaim, RefusedGuest, ReportClaim};
 use crate::fleet::tpm_state::StateNote;
 use crate::fleet::{Fact, Kind};
+use crate::host::crash::armed;
 use crate::ids::{DomainUuid, HostUuid};
 use crate::libvirt::fake::{Call, Failure};
 use crate::manage::figures::figures;
@@ -22,6 +25,7 @@ use crate::manage::fleet::{
     sql, status,
 };
 use crate::manage::key_refs::retire;
+use crate::manage::sync::exclusive;
 use crate::store::{Membership, QueuedState};
 use crate::swtpm::Backend;
 
@@ -126,6 +130,32 @@ fn a_host_leaves_when_the_fleet_knows_all_that_it_has_to_say() {
     assert!(membership(&one).is_none());
     assert_eq!(present(&store), [""; 0]);
     assert!(one.would_start(&guest), "its keys stay");
+}
+
+/// An exchange between what is said and what is forgotten would say that the host is there.
+#[test]
+fn no_exchange_comes_between_what_a_host_says_as_it_leaves_and_what_it_forgets() {
+    for nth in 1.. {
+        let store = Arc::new(SharedStore::new());
+        let one = store.host("one");
+        exchange(&one);
+        let (said, root) = (Arc::clone(&store), one.root().to_owned());
+        let gap = Arc::new(AtomicBool::new(false));
+        let found = Arc::clone(&gap);
+        armed::meanwhile(nth, move || {
+            let one = Fixture::at(&root);
+            let at_once = Deadline::after(Duration::ZERO);
+            let is_free = exclusive(&one.host, Some(at_once)).is_ok();
+            let is_between = present(&said).is_empty() && membership(&one).is_some();
+            found.store(is_free && is_between, Ordering::Relaxed);
+        });
+        leave(&one.host, false).unwrap();
+        if armed::forget() {
+            assert!(nth > 1, "it has no step");
+            return;
+        }
+        assert!(!gap.load(Ordering::Relaxed), "before its step {nth}");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::fixture::Fixture;
-use super::fleet_shared::{SharedStore, exchange};
+use super::fleet_shared::{SharedStore, exchange, exchange_ends};
 use super::provider_rotate::bring_rows_back;
 use super::slots::toy;
 use crate::clock::Timestamp;
@@ -137,6 +137,28 @@ fn the_key_changes_once_the_other_hosts_have_opened_it_and_they_follow() {
     let rows = two.rows(&guest);
     let wrapped = rows[0].key_ref.wrapped_dek.as_ref().unwrap();
     assert_eq!((rows.len(), wrapped.key_id().unwrap()), (1, new.key_id));
+}
+
+/// An exchange that had begun before would wrap keys of guests with the previous key, and nobody would wrap them anew.
+#[test]
+fn the_key_changes_when_the_exchange_of_this_host_has_ended() {
+    let store = SharedStore::new();
+    let (one, two) = (store.host("one"), Fixture::new());
+    two.adopt_provider_of(&one, "a");
+    store.join(&two, "two");
+    let old = one.provider("a").key_id;
+    for host in [&one, &two] {
+        exchange(host);
+    }
+    let mut ends = None;
+    let done = rotate(&one, &[], DEFAULT_DEADLINE, &mut |_| {
+        bring(&one, &next_key(&one).unwrap(), &two);
+        exchange(&two);
+        ends.get_or_insert_with(|| exchange_ends(&one));
+    });
+    let meanwhile = ends.unwrap().join().unwrap();
+    assert_eq!(meanwhile, old);
+    assert_eq!(one.provider("a").key_id, done.unwrap().key_id);
 }
 
 #[test]

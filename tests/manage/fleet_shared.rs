@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use super::fixture::Fixture;
 use super::fleet_program::StoreProgram;
@@ -20,10 +21,12 @@ use crate::fleet::shared::SharedStore as _;
 use crate::fleet::{Cursor, Fact, FactId, FleetError, Kind, Scope, Search, State, Trouble};
 use crate::host::frame::read_frame;
 use crate::ids::{DomainUuid, HostUuid};
+use crate::key::id::KeyId;
 use crate::kms::plugin::Settings;
 use crate::manage::fleet::exchange::tests::shared::Memory;
 use crate::manage::fleet::{FleetRound, Follower, round};
 use crate::manage::host::default_deadline;
+use crate::manage::sync::exclusive;
 
 /// The store of a fleet, gone with the test.
 pub(crate) struct SharedStore {
@@ -140,6 +143,18 @@ impl Drop for SharedStore {
 
 fn locked(memory: &Mutex<Memory>) -> MutexGuard<'_, Memory> {
     memory.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An exchange of this host that lasts for a moment. What key `a` has at its end.
+pub(crate) fn exchange_ends(fixture: &Fixture) -> JoinHandle<KeyId> {
+    let exchange = exclusive(&fixture.host, None).unwrap();
+    let root = fixture.root().to_owned();
+    thread::spawn(move || {
+        thread::sleep(Duration::from_millis(300));
+        let key_id = Fixture::at(&root).provider("a").key_id;
+        drop(exchange);
+        key_id
+    })
 }
 
 /// What ends the thread that waits for conversations.

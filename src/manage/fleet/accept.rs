@@ -11,6 +11,7 @@ use crate::key::id::KeyId;
 use crate::keyring::unlock::Unlocker;
 use crate::manage::host::{Host, default_deadline};
 use crate::manage::providers::{ProviderRef, ProvidersLock};
+use crate::manage::sync::exclusive;
 use crate::store::Access;
 
 /// What `provider accept` did.
@@ -82,7 +83,9 @@ pub(crate) fn accept(
             return Err(FleetCommandError::AmbiguousKey(name.to_owned(), keys));
         }
     };
-    let _exclusive = ProvidersLock::acquire(host)?;
+    // An exchange goes by the keys that providers have as it begins.
+    let _exchanges = exclusive(host, None)?;
+    let _providers = ProvidersLock::acquire(host)?;
     let providers = store.providers()?;
     let named = providers.iter().find(|it| it.name == name);
     let held = providers.iter().find(|it| it.key_id == claim.key_id);

@@ -8,6 +8,7 @@ use super::tell;
 use crate::clock::Timestamp;
 use crate::fleet::claim::{Claim, HostClaim};
 use crate::manage::host::{Host, default_deadline};
+use crate::manage::sync::exclusive;
 use crate::store::{Access, KnownFact};
 
 /// What `fleet leave` did.
@@ -31,9 +32,12 @@ pub(crate) fn leave(host: &Host, force: bool) -> Result<Left, FleetCommandError>
         trouble: None,
         lost_facts: 0,
     };
+    let exchanged = round(host, &mut Follower::default(), true)
+        .and_then(|done| done.ok_or(FleetCommandError::NoAddress));
+    // Another exchange would say after this that the host is there, and bring back what is forgotten.
+    let _exclusive = exclusive(host, None)?;
     let tell = || -> Result<(), FleetCommandError> {
-        let told = round(host, &mut Follower::default(), true)?;
-        told.ok_or(FleetCommandError::NoAddress)?;
+        exchanged?;
         let untold = host.store(Access::Read)?.map(|store| waiting(host, &store));
         let untold = untold.transpose()?.unwrap_or_default();
         if untold > 0 && !force {

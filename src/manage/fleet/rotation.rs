@@ -26,6 +26,7 @@ use crate::keyring::unlock::Unlocker;
 use crate::manage::host::{Host, HostError, default_deadline};
 use crate::manage::providers::{ProviderRef, ProvidersLock, refuse_previous_key};
 use crate::manage::slots::{SlotError, place, same_slots};
+use crate::manage::sync::exclusive;
 use crate::store::{Access, KnownFact, NewProvider, Store, StoreError};
 use crate::verdict::facts::Provider;
 
@@ -342,7 +343,9 @@ fn finish(
     next: KeyId,
 ) -> Result<(), RotateError> {
     let mut store = host.store(Access::Write)?.ok_or(StoreError::Missing)?;
-    let exclusive = ProvidersLock::acquire(host)?;
+    // An exchange goes by the keys that providers have as it begins.
+    let exchanges = exclusive(host, None).map_err(|error| RotateError::Fleet(error.into()))?;
+    let providers_lock = ProvidersLock::acquire(host)?;
     let provider = store.provider_by_uuid(provider)?;
     if provider.key_id == next {
         return Ok(());
@@ -354,7 +357,8 @@ fn finish(
     let present = unlocker.kek(provider.key_id, default_deadline())?;
     unlocker.kek(next, default_deadline())?;
     let version = provider.key_version + 1;
+    store.set_deadline(default_deadline())?;
     store.promote_key(&provider, announced, version, Timestamp::now())?;
-    drop(exclusive);
+    drop((providers_lock, exchanges));
     say(config, &mut store, &provider, &present, next, true)
 }

@@ -96,7 +96,8 @@ pub(crate) fn round_of_member(
     compare: bool,
 ) -> Result<FleetRound, FleetCommandError> {
     let config = host.config()?;
-    let (mut store, member) = member(host, Access::Write)?;
+    // Of a host that is in no fleet libvirt is asked nothing.
+    drop(member(host, Access::Read)?);
     let address = config.fleet.store.clone();
     let address = address.ok_or(FleetCommandError::NoAddress)?;
     let wanted = (address, config.fleet.credentials.clone());
@@ -104,6 +105,8 @@ pub(crate) fn round_of_member(
     let listed = host.listed_guests().ok();
     // Of two exchanges at once one would move the cursor over what the other is about to ask for.
     let exclusive = exclusive(host, None)?;
+    // Only now: while it waited, this host may have left, and joined as another one.
+    let (mut store, member) = member(host, Access::Write)?;
     let mut client = match follower.client.take() {
         Some((same, client)) if same == wanted => client,
         _ => connect(&config)?,
@@ -369,6 +372,7 @@ mod tests {
     use crate::clock::Deadline;
     use crate::host::poll::poll;
     use crate::libvirt::fake::Call;
+    use crate::manage::tests::fixture::Fixture;
     use crate::manage::tests::fleet_shared::SharedStore;
 
     /// With thousands of guests nobody else could exchange anything, and no provider be rotated, for as long as libvirt takes
@@ -388,6 +392,32 @@ mod tests {
         });
         round(&one.host, &mut Follower::default(), false).unwrap();
         assert!(lets_go.join().unwrap(), "the list waited for the lock");
+    }
+
+    /// Else an exchange that waited would say that the host which has left is there.
+    #[test]
+    fn it_speaks_as_who_this_host_is_when_others_have_ended() {
+        let shared = SharedStore::new();
+        let one = shared.host("one");
+        let another = exclusive(&one.host, None).unwrap();
+        let (libvirt, root) = (one.libvirt.clone(), one.root().to_owned());
+        let joins_again = thread::spawn(move || {
+            let soon = Deadline::after(Duration::from_secs(10));
+            let is_listed = || (libvirt.calls_of(Call::Guests) > 0).then_some(());
+            poll(Duration::from_millis(1), soon, is_listed).unwrap();
+            let mut store = Fixture::at(&root).store();
+            store.leave_fleet().unwrap();
+            let uuid = store.join_fleet("two", Timestamp::now()).unwrap();
+            drop(another);
+            uuid
+        });
+        round(&one.host, &mut Follower::default(), false).unwrap();
+        let uuid = joins_again.join().unwrap();
+        let claims = shared.claims(Kind::Host);
+        let [Claim::Host(said)] = &claims[..] else {
+            panic!("{claims:?}");
+        };
+        assert_eq!((said.host, &*said.name), (uuid, "two"));
     }
 
     /// After a report that took longer than the store's deadline, a lock of a moment was one for too long.
