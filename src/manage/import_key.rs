@@ -135,18 +135,14 @@ pub(crate) fn import(
     } else {
         unlocker.wrap(&dek, provider, guest.uuid, generation, default_deadline())?
     };
-    let others = if are_damaged(host, &store, guest.uuid)? {
-        OtherKeys::Retire
-    } else {
-        OtherKeys::Refuse
-    };
+    let damaged = all_damaged(host, &store, guest.uuid)?;
     let added = store.add_key(&AddKey {
         domain: guest.uuid,
         provider: provider.uuid,
         key: &key,
         secret_uuid: record.key_ref.secret_uuid,
         first_used_at: record.key_ref.first_used_at,
-        others,
+        others: OtherKeys::Retire(&damaged),
         now: Timestamp::now(),
     });
     let key_ref = match added {
@@ -192,13 +188,15 @@ fn row_with<'a>(
     rows.iter().find(|row| row.key_ref.id == same)
 }
 
-/// Whether all keys that the guest has in use here are damaged (VG206): the one from the backup
-/// takes their place.
-fn are_damaged(host: &Host, store: &Store, guest: DomainUuid) -> Result<bool, HostError> {
+/// The keys that the guest has in use here, if all are damaged (VG206): the one from the backup takes their place.
+fn all_damaged(host: &Host, store: &Store, guest: DomainUuid) -> Result<Vec<KeyRefId>, HostError> {
     let references = store.references(guest, Timestamp::now())?;
     let (keyring, deadline) = (host.keyring(), default_deadline());
     let trials = try_rows(&keyring, &references, guest, &StateFile::Absent, deadline);
-    Ok(trials.values().all(Trial::is_damaged))
+    if trials.values().all(Trial::is_damaged) {
+        return Ok(trials.into_keys().collect());
+    }
+    Ok(Vec::new())
 }
 
 /// The guest as this host knows it; it need not know it yet, and the copy knows its name.

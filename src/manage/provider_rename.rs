@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::host::Host;
-use super::providers::{ProviderError, ProviderRef, check_name};
+use super::host::{Host, default_deadline};
+use super::providers::{ProviderError, ProviderRef, ProvidersLock, check_name};
 use crate::clock::Timestamp;
 use crate::store::Access;
 
@@ -28,7 +28,11 @@ pub(crate) fn rename(
     new_name: &str,
 ) -> Result<RenamedProvider, ProviderError> {
     check_name(new_name)?;
-    let (mut store, provider) = host.provider(text, Access::Write)?;
+    let (mut store, found) = host.provider(text, Access::Write)?;
+    // A rotation names the key that it keeps after the provider.
+    let _exclusive = ProvidersLock::acquire(host)?;
+    let provider = store.provider_by_uuid(found.uuid)?;
+    store.set_deadline(default_deadline())?;
     store.rename_provider(provider.uuid, new_name, Timestamp::now())?;
     Ok(RenamedProvider {
         provider: ProviderRef {

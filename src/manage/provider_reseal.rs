@@ -6,7 +6,7 @@ use super::host::{Host, default_deadline};
 use super::providers::{ProviderError, ProviderRef, ProvidersLock};
 use crate::key::id::KeyId;
 use crate::keyring::{Keyring, KeyringError, Resealed, Seal};
-use crate::store::{Access, Store};
+use crate::store::Access;
 use crate::verdict::facts::Provider;
 
 /// A provider, and what came of sealing its key again.
@@ -20,8 +20,9 @@ pub(crate) struct ResealedProvider {
 
 /// Seals the key of the provider that `text` names.
 pub(crate) fn reseal(host: &Host, text: &str) -> Result<ResealedProvider, ProviderError> {
-    let (_, provider) = host.provider(text, Access::Read)?;
+    let (store, found) = host.provider(text, Access::Read)?;
     let _exclusive = ProvidersLock::acquire(host)?;
+    let provider = store.provider_by_uuid(found.uuid)?;
     let resealed = ResealedProvider::new(&host.keyring(), &provider);
     match resealed.result {
         // The error of the only one is the error of the command.
@@ -32,12 +33,11 @@ pub(crate) fn reseal(host: &Host, text: &str) -> Result<ResealedProvider, Provid
 
 /// Seals the keys of all providers. One that fails does not stop the others.
 pub(crate) fn reseal_all(host: &Host) -> Result<Vec<ResealedProvider>, ProviderError> {
-    let store = host.store(Access::Read)?;
-    let providers = store.as_ref().map_or(Ok(Vec::new()), Store::providers)?;
-    if providers.is_empty() {
+    let Some(store) = host.store(Access::Read)? else {
         return Ok(Vec::new());
-    }
+    };
     let _exclusive = ProvidersLock::acquire(host)?;
+    let providers = store.providers()?;
     let keyring = host.keyring();
     let resealed = |provider| ResealedProvider::new(&keyring, provider);
     Ok(providers.iter().map(resealed).collect())

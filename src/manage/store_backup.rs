@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use super::host::{Host, HostError, default_deadline};
+use super::sync::{SyncError, exclusive};
 use crate::clock::{Deadline, Timestamp};
 use crate::store::{Access, Store, StoreError, StoreFinding};
 
@@ -48,6 +49,9 @@ pub(crate) struct RestoredStore {
 /// Why a store was not restored.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RestoreStoreError {
+    /// An exchange with the fleet goes on; the store is unchanged.
+    #[error(transparent)]
+    Exchange(SyncError),
     /// The backup cannot be used, or the store not be replaced; it is unchanged.
     #[error(transparent)]
     Backup(StoreError),
@@ -120,6 +124,8 @@ pub(crate) fn backup(host: &Host, file: &Path) -> Result<BackedUp, StoreError> {
 
 /// Replaces the store with a backup. A kill leaves one of the two.
 pub(crate) fn restore(host: &Host, file: &Path) -> Result<RestoredStore, RestoreStoreError> {
+    // An exchange would note in the restored store how far it has read what this one knows.
+    let _exclusive = exclusive(host, None).map_err(RestoreStoreError::Exchange)?;
     let deadline = Deadline::after(DEADLINE_FOR_ALL);
     let restored = Store::restore(host.state_dir(), file, Timestamp::now(), deadline)
         .map_err(RestoreStoreError::Backup)?;

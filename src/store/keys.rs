@@ -25,18 +25,18 @@ pub struct AddKey<'a> {
     /// When a guest first ran with it, if one did.
     pub first_used_at: Option<Timestamp>,
     /// What happens to keys that the guest already has.
-    pub others: OtherKeys,
+    pub others: OtherKeys<'a>,
     /// The time that goes into `created_at`, `updated_at`, `retired_at`.
     pub now: Timestamp,
 }
 
 /// What happens to the keys of a guest that gets another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OtherKeys {
+pub enum OtherKeys<'a> {
     /// There must be none, or else the new key is refused.
     Refuse,
-    /// They are retired.
-    Retire,
+    /// These are retired, and there must be no other.
+    Retire(&'a [KeyRefId]),
     /// They stay in use, until the TPM's state shows which one is right.
     Keep,
 }
@@ -115,13 +115,18 @@ impl Store {
                 return Err(StoreError::Changed.into());
             }
             let rows = key_rows::in_use(transaction, add.domain)?;
-            let keyed = rows.iter().find(|row| row.wrapped_dek.is_some());
-            if let (Some(row), OtherKeys::Refuse) = (keyed, add.others) {
+            let mut keyed = rows.iter().filter(|row| row.wrapped_dek.is_some());
+            let unexpected = match add.others {
+                OtherKeys::Refuse => keyed.next(),
+                OtherKeys::Retire(known) => keyed.find(|row| !known.contains(&row.id)),
+                OtherKeys::Keep => None,
+            };
+            if let Some(row) = unexpected {
                 let (key_ref, provider) = (row.id, row.provider_name.clone());
                 return Err(StoreError::HasKey { key_ref, provider }.into());
             }
             key_rows::delete_placeholders(transaction, add.domain)?;
-            if add.others == OtherKeys::Retire {
+            if let OtherKeys::Retire(_) = add.others {
                 key_rows::retire_keyed(transaction, add.domain, None, add.now)?;
             }
             let row = NewRow {

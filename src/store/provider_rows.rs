@@ -81,6 +81,15 @@ pub(super) fn by_uuid(connection: &Connection, uuid: ProviderUuid) -> Result<Pro
     found.ok_or_else(|| StoreError::NoProvider(uuid.to_string()).into())
 }
 
+/// `Changed` if the provider has another KEK or name by now.
+pub(super) fn as_seen(connection: &Connection, seen: &Provider) -> Result<(), Failure> {
+    let now = by_uuid(connection, seen.uuid)?;
+    if (now.key_id, &now.name) != (seen.key_id, &seen.name) {
+        return Err(StoreError::Changed.into());
+    }
+    Ok(())
+}
+
 /// The previous KEKs of a provider, by name.
 pub(super) fn previous(
     connection: &Connection,

@@ -55,13 +55,11 @@ impl Store {
     /// provider has it too. The rows that the previous one wraps stay as they are: they open with it, and
     /// [`Store::rewrap`] follows. So a start waits for this no longer than for the change of a few rows.
     ///
-    /// `Changed` if the provider has another KEK by now.
+    /// `Changed` if the provider has another KEK or name by now.
     pub fn change_key(&mut self, change: &KeyChange<'_>) -> Result<(), StoreError> {
         let KeyChange { provider, now, .. } = change;
         self.write(|transaction| {
-            if provider_rows::by_uuid(transaction, provider.uuid)?.key_id != provider.key_id {
-                return Err(StoreError::Changed.into());
-            }
+            provider_rows::as_seen(transaction, provider)?;
             let key = (change.key_id, change.key_version);
             provider_rows::set_key(transaction, provider.uuid, key, *now)?;
             for slot in change.slots {

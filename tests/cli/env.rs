@@ -154,6 +154,8 @@ impl Host {
         };
         let mut store = self.store();
         let provider = store.provider(provider).unwrap();
+        let in_use = store.all_key_refs(Some(domain), false).unwrap();
+        let in_use: Vec<_> = in_use.iter().map(|row| row.key_ref.id).collect();
         store
             .add_key(&AddKey {
                 domain,
@@ -161,7 +163,7 @@ impl Host {
                 key: &key,
                 secret_uuid: None,
                 first_used_at: Some(Timestamp::now()),
-                others: OtherKeys::Retire,
+                others: OtherKeys::Retire(&in_use),
                 now: Timestamp::now(),
             })
             .unwrap()

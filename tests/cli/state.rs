@@ -64,7 +64,7 @@ impl Host {
                 key: &key,
                 secret_uuid: None,
                 first_used_at: Some(Timestamp::now()),
-                others: OtherKeys::Retire,
+                others: OtherKeys::Refuse,
                 now: Timestamp::now(),
             })
             .unwrap();

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::fixture::Fixture;
 use super::fleet_program::{FleetStore, Member};
 use super::fleet_shared::{SharedStore, exchange};
+use super::meanwhile::busy;
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::TpmVersion;
 use crate::fleet::claim::{Claim, EventClaim, HostClaim, RefusedGuest, ReportClaim};
@@ -549,7 +550,14 @@ fn a_host_that_is_lost_takes_the_guests_of_no_other_host_with_it() {
         exchange(host);
     }
     exchange(&one);
+    let before = one.store().placements(guests[0].uuid).unwrap();
+    let (root, uuid) = (one.root().to_owned(), guests[0].uuid);
+    let other_exchange = exclusive(&one.host, None).unwrap();
+    let meanwhile = busy(other_exchange, move || {
+        Fixture::at(&root).store().placements(uuid).unwrap()
+    });
     let lost = lost(&one.host, "two").unwrap();
+    assert_eq!(meanwhile.join().unwrap(), before);
     assert!(lost.told && lost.trouble.is_none());
     let uuids: Vec<_> = lost.guests.iter().map(|it| it.uuid).collect();
     assert_eq!(uuids, [guests[0].uuid]);

@@ -10,10 +10,10 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use super::fixture::Fixture;
 use super::fleet_program::StoreProgram;
+use super::meanwhile::busy;
 use crate::clock::{Deadline, Timestamp};
 use crate::fleet::claim::Claim;
 use crate::fleet::program::{self, Initialized, Page, Status, Store, StoreError};
@@ -147,14 +147,9 @@ fn locked(memory: &Mutex<Memory>) -> MutexGuard<'_, Memory> {
 
 /// An exchange of this host that lasts for a moment. What key `a` has at its end.
 pub(crate) fn exchange_ends(fixture: &Fixture) -> JoinHandle<KeyId> {
-    let exchange = exclusive(&fixture.host, None).unwrap();
     let root = fixture.root().to_owned();
-    thread::spawn(move || {
-        thread::sleep(Duration::from_millis(300));
-        let key_id = Fixture::at(&root).provider("a").key_id;
-        drop(exchange);
-        key_id
-    })
+    let exchange = exclusive(&fixture.host, None).unwrap();
+    busy(exchange, move || Fixture::at(&root).provider("a").key_id)
 }
 
 /// What ends the thread that waits for conversations.

@@ -1,6 +1,7 @@
 //! What somebody else does at every moment between two steps of a procedure that outlast it.
 
 use std::fs;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::fixture::{Defined, Fixture};
@@ -30,6 +31,19 @@ pub(crate) fn everywhere<T>(
         }
         check(&fixture, result);
     }
+}
+
+/// Somebody who has this lock for a moment. What `look` finds just before the lock is free.
+pub(crate) fn busy<T: Send + 'static>(
+    lock: impl Send + 'static,
+    look: impl FnOnce() -> T + Send + 'static,
+) -> JoinHandle<T> {
+    thread::spawn(move || {
+        thread::sleep(Duration::from_millis(300));
+        let found = look();
+        drop(lock);
+        found
+    })
 }
 
 /// libvirt starts the guest: the hook judges it, and libvirt gets a key or none. It waits for a

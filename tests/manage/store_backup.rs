@@ -6,7 +6,9 @@ use std::path::Path;
 
 use super::fixture::Fixture;
 use super::kill;
+use super::meanwhile::busy;
 use crate::manage::store_backup::{FoundInStore, RestoreStoreError, backup, check, restore};
+use crate::manage::sync::exclusive;
 use crate::store::{StoreError, StoreFinding};
 
 #[test]
@@ -25,6 +27,21 @@ fn a_backup_brings_the_store_back_and_the_previous_one_is_kept() {
     assert!(fixture.would_start(&guest));
     let document = serde_json::to_value(&restored).unwrap();
     assert!(document["previous"].is_string() && document.get("backup").is_none());
+}
+
+/// It would note in the restored store how far it has read what the other one knows.
+#[test]
+fn an_exchange_that_runs_ends_before_the_store_is_another_one() {
+    let fixture = Fixture::new();
+    let file = fixture.root().join("copy.db");
+    backup(&fixture.host, &file).unwrap();
+    fixture.guest_in_use("vm1");
+    let exchange = exclusive(&fixture.host, None).unwrap();
+    let root = fixture.root().to_owned();
+    let keys = |fixture: &Fixture| fixture.store().all_key_refs(None, true).unwrap().len();
+    let meanwhile = busy(exchange, move || keys(&Fixture::at(&root)));
+    restore(&fixture.host, &file).unwrap();
+    assert_eq!((meanwhile.join().unwrap(), keys(&fixture)), (1, 0));
 }
 
 #[test]

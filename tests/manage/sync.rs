@@ -3,13 +3,15 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::fixture::{Defined, Fixture};
 use super::kill;
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::{self, NAMESPACE, TravellingKey, TravellingKeys};
 use crate::guard::{Operation, follow_up, sync_notes};
+use crate::host::poll::poll;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::key::wrap::{Generation, WrappedDek};
@@ -813,4 +815,24 @@ fn of_two_runs_one_waits_for_the_other_and_says_so() {
     assert!(matches!(waited, SyncError::Running), "{waited:?}");
     drop(held);
     exclusive(&fixture.host, soon()).unwrap();
+}
+
+/// With thousands of guests no exchange could begin, and no provider be rotated, for as long as libvirt takes to list them.
+#[test]
+fn libvirt_lists_its_guests_before_an_exchange_has_to_wait() {
+    let fixture = Fixture::new();
+    fixture.set_metadata("wrapped");
+    let guest = fixture.guest_in_use("vm1");
+    let exchange = exclusive(&fixture.host, None).unwrap();
+    let libvirt = fixture.libvirt.clone();
+    let lets_go = thread::spawn(move || {
+        let soon = Deadline::after(Duration::from_secs(10));
+        let is_listed = || (libvirt.calls_of(Call::Guests) > 0).then_some(());
+        let listed = poll(Duration::from_millis(1), soon, is_listed);
+        drop(exchange);
+        listed.is_some()
+    });
+    let synced = fixture.synced();
+    assert!(lets_go.join().unwrap(), "the list waited for the lock");
+    assert_eq!(synced.guests[0].guest.uuid, guest.uuid);
 }

@@ -94,7 +94,7 @@ impl<'a> Host<'a> {
                 key: &NewKey::new(wrapped, provider.key_id, provider.key_version),
                 secret_uuid: None,
                 first_used_at: Some(now),
-                others: OtherKeys::Retire,
+                others: OtherKeys::Refuse,
                 now,
             })
             .unwrap();

@@ -109,6 +109,7 @@ impl Answer for RestoredStore {
 impl From<RestoreStoreError> for CommandError {
     fn from(error: RestoreStoreError) -> Self {
         match error {
+            RestoreStoreError::Exchange(error) => error.into(),
             RestoreStoreError::Backup(error) => provider_errors::backup(error),
             RestoreStoreError::Providers(error) => error.into(),
         }

@@ -111,6 +111,8 @@ pub(crate) fn adopt(
     // The provider key of every new row must stay until the row is there, and until it was
     // opened once more.
     let _providers = ProvidersLock::acquire(host)?;
+    // It may have been rotated until then.
+    let provider = store.provider_by_uuid(provider.uuid)?;
     let mut adopting = Adopting {
         secrets: host.secrets_at(&config),
         unlocker: Unlocker::new(&host.keyring()),

@@ -76,7 +76,7 @@ impl Adopting {
         provider: &Provider,
         dek: &Dek,
         proven: bool,
-        others: OtherKeys,
+        others: OtherKeys<'_>,
     ) -> Result<KeyRefId, HostError> {
         let guest = target.domain.uuid;
         let now = Timestamp::now();

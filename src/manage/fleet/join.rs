@@ -12,7 +12,7 @@ use crate::host::text;
 use crate::ids::HostUuid;
 use crate::manage::host::{Host, default_deadline};
 use crate::manage::name;
-use crate::manage::providers::ProviderRef;
+use crate::manage::providers::{ProviderRef, ProvidersLock};
 use crate::store::Access;
 use crate::verdict::facts::Provider;
 
@@ -45,8 +45,11 @@ pub(crate) fn join(host: &Host, name: Option<&str>) -> Result<Joined, FleetComma
     let server = connect(&config)?.status(default_deadline())?.server;
     let store = host.store(Access::Create)?;
     let mut store = store.ok_or(FleetCommandError::NoMember)?;
+    // In a fleet a key is rotated otherwise than alone.
+    let providers = ProvidersLock::acquire(host)?;
+    store.set_deadline(default_deadline())?;
     let uuid = store.join_fleet(&name, Timestamp::now())?;
-    drop(store);
+    drop((store, providers));
     let round = round(host, &mut Follower::default(), false)?;
     let (store, _) = member(host, Access::Read)?;
     let namesakes = hosts(&store)?.into_iter();

@@ -25,6 +25,12 @@ pub(crate) struct Left {
 
 /// Leaves the fleet, once it knows all that this host has to say; with `force` also if it cannot be told.
 pub(crate) fn leave(host: &Host, force: bool) -> Result<Left, FleetCommandError> {
+    // First: a host that is in no fleet waits for nobody.
+    drop(member(host, Access::Read)?);
+    let exchanged = round(host, &mut Follower::default(), true)
+        .and_then(|done| done.ok_or(FleetCommandError::NoAddress));
+    // Another exchange would say after this that the host is there, and bring back what is forgotten.
+    let _exclusive = exclusive(host, None)?;
     let (mut store, member) = member(host, Access::Write)?;
     let mut left = Left {
         name: member.name.clone(),
@@ -32,10 +38,6 @@ pub(crate) fn leave(host: &Host, force: bool) -> Result<Left, FleetCommandError>
         trouble: None,
         lost_facts: 0,
     };
-    let exchanged = round(host, &mut Follower::default(), true)
-        .and_then(|done| done.ok_or(FleetCommandError::NoAddress));
-    // Another exchange would say after this that the host is there, and bring back what is forgotten.
-    let _exclusive = exclusive(host, None)?;
     let tell = || -> Result<(), FleetCommandError> {
         exchanged?;
         let untold = host.store(Access::Read)?.map(|store| waiting(host, &store));

@@ -12,6 +12,7 @@ use crate::ids::HostUuid;
 use crate::keyring::unlock::Unlocker;
 use crate::manage::guests::GuestRef;
 use crate::manage::host::{Host, default_deadline};
+use crate::manage::sync::exclusive;
 use crate::store::{Access, KnownFact, Membership, Merge, Store};
 
 /// What `fleet lost` did.
@@ -30,6 +31,8 @@ pub(crate) struct LostHost {
 
 /// Records that the host of this name or UUID runs nothing any more.
 pub(crate) fn lost(host: &Host, text: &str) -> Result<LostHost, FleetCommandError> {
+    // It goes by what is known of guests; and `fleet leave` forgets that.
+    let exclusive = exclusive(host, None)?;
     let (mut store, own) = member(host, Access::Write)?;
     let (uuid, name) = find(&store, &own, text)?;
     if uuid == own.host {
@@ -69,8 +72,9 @@ pub(crate) fn lost(host: &Host, text: &str) -> Result<LostHost, FleetCommandErro
     let left = KnownFact::said(left, own.host, now);
     notes.push(left.clone());
     merge.facts.push(left);
+    store.set_deadline(default_deadline())?;
     store.merge(&merge, now)?;
-    drop(store);
+    drop((store, exclusive));
     let trouble = tell(host, &notes).err().map(|error| error.to_string());
     Ok(LostHost {
         host: uuid,

@@ -344,7 +344,7 @@ fn finish(
 ) -> Result<(), RotateError> {
     let mut store = host.store(Access::Write)?.ok_or(StoreError::Missing)?;
     // An exchange goes by the keys that providers have as it begins.
-    let exchanges = exclusive(host, None).map_err(|error| RotateError::Fleet(error.into()))?;
+    let _exchanges = exclusive(host, None).map_err(|error| RotateError::Fleet(error.into()))?;
     let providers_lock = ProvidersLock::acquire(host)?;
     let provider = store.provider_by_uuid(provider)?;
     if provider.key_id == next {
@@ -359,6 +359,6 @@ fn finish(
     let version = provider.key_version + 1;
     store.set_deadline(default_deadline())?;
     store.promote_key(&provider, announced, version, Timestamp::now())?;
-    drop((providers_lock, exchanges));
+    drop(providers_lock);
     say(config, &mut store, &provider, &present, next, true)
 }

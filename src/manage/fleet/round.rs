@@ -232,6 +232,28 @@ impl Work<'_> {
         announced: &Announced,
         unlocker: &mut Unlocker,
     ) -> Result<Option<String>, HostError> {
+        if self.successor(announced, unlocker)?.is_none() {
+            return Ok(None);
+        }
+        let Ok(_exclusive) = ProvidersLock::acquire(self.host) else {
+            return Ok(None);
+        };
+        // As they are now: another command may have come before.
+        let Some((provider, new, version)) = self.successor(announced, unlocker)? else {
+            return Ok(None);
+        };
+        tracing::info!(provider = provider.name, key = %new.key_id, "its key follows");
+        self.store.set_deadline(default_deadline())?;
+        self.store.promote_key(&provider, &new, version, self.now)?;
+        Ok(Some(provider.name))
+    }
+
+    /// A provider that is to have another key, that key as it was announced, and its version.
+    fn successor(
+        &self,
+        announced: &Announced,
+        unlocker: &mut Unlocker,
+    ) -> Result<Option<(Provider, Provider, i64)>, HostError> {
         let providers = self.store.providers()?;
         for provider in providers.iter().filter(|it| it.previous_key_of().is_none()) {
             let Ok(kek) = unlocker.kek(provider.key_id, default_deadline()) else {
@@ -249,17 +271,9 @@ impl Work<'_> {
                 continue;
             };
             // What does not open wraps nothing.
-            if unlocker.kek(says.new, default_deadline()).is_err() {
-                continue;
+            if unlocker.kek(says.new, default_deadline()).is_ok() {
+                return Ok(Some((provider.clone(), new.clone(), says.key_version)));
             }
-            let Ok(_exclusive) = ProvidersLock::acquire(self.host) else {
-                continue;
-            };
-            tracing::info!(provider = provider.name, key = %says.new, "its key follows");
-            self.store.set_deadline(default_deadline())?;
-            let version = says.key_version;
-            self.store.promote_key(provider, new, version, self.now)?;
-            return Ok(Some(provider.name.clone()));
         }
         Ok(None)
     }

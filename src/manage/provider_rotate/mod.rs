@@ -27,7 +27,7 @@ use crate::ids::DomainUuid;
 use crate::key::id::KeyId;
 use crate::keyring::unlock::Unlocker;
 use crate::keyring::{KeyringError, StoredKek, WeakerSeal};
-use crate::store::Access;
+use crate::store::{Access, StoreError};
 use crate::verdict::facts::Provider;
 
 /// What `provider rotate` did.
@@ -162,6 +162,10 @@ fn run(
     let _exclusive = ProvidersLock::acquire(host)?;
     let before = store.provider_by_uuid(found.uuid)?;
     refuse_previous_key(&store, &before)?;
+    // It may have joined one until then: a key that the others do not hear of is none that they follow.
+    if weaker.is_some() && rotation::is_in_fleet(host).map_err(RotateError::Fleet)? {
+        return Err(StoreError::Changed.into());
+    }
     let keyring = host.keyring();
     let mut work = Work {
         unlocker: Unlocker::new(&keyring),

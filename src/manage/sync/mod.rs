@@ -110,17 +110,20 @@ fn synchronise(
     if Facts::read(host, wrapped)?.concern_nobody() {
         return Ok(synced);
     }
+    let libvirt = host.libvirt();
+    // Of thousands of guests this takes libvirt many seconds, which no exchange need wait for.
+    let guests = libvirt.guests(work::for_question(until))?;
     let _exclusive = exclusive(host, until)?;
     // Read once more: another one may have been at it.
     let mut work = Work {
-        libvirt: host.libvirt(),
+        libvirt,
         facts: Facts::read(host, wrapped)?,
         unlocker: Unlocker::new(&host.keyring()),
         host,
         until,
         confirmed: WrittenKeys::new(),
     };
-    let listed = work.list(only)?;
+    let listed = work.list(guests, only);
     if only.is_none() && !wrapped {
         synced.guests = work.not_here(&listed)?;
     }

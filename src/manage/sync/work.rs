@@ -64,18 +64,12 @@ impl Work<'_> {
         self.until.is_some_and(Deadline::has_passed)
     }
 
-    /// The deadline of a question to libvirt.
-    fn for_question(&self) -> Deadline {
-        self.until
-            .map_or_else(default_deadline, |until| until.at_most(DEFAULT_DEADLINE))
-    }
-
-    /// The guests that have something to be written or removed, by name.
+    /// Those of these guests that have something to be written or removed, by name.
     pub(super) fn list(
         &self,
+        guests: Vec<Guest>,
         only: Option<&BTreeSet<DomainUuid>>,
-    ) -> Result<Vec<Listed>, HostError> {
-        let guests = self.libvirt.guests(self.for_question())?.into_iter();
+    ) -> Vec<Listed> {
         let is_meant = |guest: &Guest| only.is_none_or(|only| only.contains(&guest.uuid));
         let list = |guest: Guest| {
             let known = self.facts.known(guest.uuid);
@@ -87,9 +81,10 @@ impl Work<'_> {
                 writes,
             })
         };
+        let guests = guests.into_iter();
         let mut listed: Vec<_> = guests.filter(is_meant).filter_map(list).collect();
         listed.sort_by(|one, other| one.guest.name.cmp(&other.guest.name));
-        Ok(listed)
+        listed
     }
 
     /// What is to be changed for this guest, and what can be said of it before.
@@ -100,7 +95,7 @@ impl Work<'_> {
             writes,
         } = listed;
         let mut done = listed.unasked();
-        let found = match self.libvirt.metadata(guest.uuid, self.for_question()) {
+        let found = match self.libvirt.metadata(guest.uuid, for_question(self.until)) {
             Ok(Some(found)) => found,
             // It has been undefined meanwhile.
             Ok(None) => return Ok((done, Change::None)),
@@ -209,6 +204,11 @@ impl Work<'_> {
         }
         Ok(())
     }
+}
+
+/// The deadline of a question to libvirt.
+pub(super) fn for_question(until: Option<Deadline>) -> Deadline {
+    until.map_or_else(default_deadline, |until| until.at_most(DEFAULT_DEADLINE))
 }
 
 /// Those of these keys that a definition has.

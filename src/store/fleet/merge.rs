@@ -4,13 +4,14 @@ use rusqlite::{Transaction, params};
 
 use super::super::error::Failure;
 use super::super::key_rows::{self, NewRow, exactly_one};
-use super::super::{RewrappedRow, Store, StoreError, rotation};
+use super::super::{RewrappedRow, Store, StoreError, provider_rows, rotation};
 use super::facts::{self, KnownFact};
 use super::{outbox, placements};
 use crate::clock::Timestamp;
 use crate::fleet::FactId;
 use crate::fleet::claim::PlacementClaim;
 use crate::ids::{DomainUuid, KeyRefId};
+use crate::key::id::KeyId;
 use crate::key::new_key::NewKey;
 use crate::key::wrap::WrappedDek;
 use crate::verdict::facts::Provider;
@@ -129,6 +130,7 @@ fn apply(transaction: &Transaction<'_>, change: &RowChange, now: Timestamp) -> R
             if key_rows::is_held(transaction, *domain, &key.wrapped_dek)? {
                 return Err(StoreError::Changed.into());
             }
+            let provider = with_key(transaction, provider, key.key_id)?;
             let row = NewRow {
                 domain: *domain,
                 provider: (provider.uuid, &provider.name),
@@ -142,7 +144,8 @@ fn apply(transaction: &Transaction<'_>, change: &RowChange, now: Timestamp) -> R
             key_rows::insert(transaction, &row)?;
         }
         RowChange::Rewrap { provider, row } => {
-            rotation::rewrap(transaction, provider, std::slice::from_ref(row), now)?;
+            let provider = with_key(transaction, provider, row.key.key_id)?;
+            rotation::rewrap(transaction, &provider, std::slice::from_ref(row), now)?;
         }
         RowChange::Retire {
             key_ref,
@@ -155,4 +158,16 @@ fn apply(transaction: &Transaction<'_>, change: &RowChange, now: Timestamp) -> R
         )?)?,
     }
     Ok(())
+}
+
+/// The provider as it is now, perhaps under another name. `Changed` if it is not there any more or has another KEK: what was
+/// decided while it had this one would be wrapped by one that may be gone.
+fn with_key(
+    transaction: &Transaction<'_>,
+    seen: &Provider,
+    key_id: KeyId,
+) -> Result<Provider, Failure> {
+    let all = provider_rows::all(transaction)?.into_iter();
+    let mut same = all.filter(|it| it.uuid == seen.uuid && it.key_id == key_id);
+    same.next().ok_or_else(|| StoreError::Changed.into())
 }

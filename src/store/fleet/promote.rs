@@ -1,7 +1,8 @@
 //! A provider key that others announced becomes one that wraps new keys here.
 
-use rusqlite::ToSql;
+use rusqlite::{ToSql, Transaction};
 
+use super::super::error::Failure;
 use super::super::many_rows::ManyRows;
 use super::super::schema::{is_uuid, provider_uuid};
 use super::super::{Store, StoreError, provider_rows, rotation};
@@ -10,8 +11,8 @@ use crate::verdict::facts::Provider;
 
 impl Store {
     /// Gives a provider the key of an announced one, whose row goes; its own stays as a previous key. `Changed` if
-    /// either is not as it was seen. A kill leaves the key promoted or not. A row that an exchange looked at just before
-    /// opens with the previous key, and follows with the next rotation at the latest.
+    /// either is not as it was seen. A kill leaves the key promoted or not. A row that an exchange looked at just before, if one
+    /// ran, opens with the previous key, and follows with the next rotation at the latest.
     pub fn promote_key(
         &mut self,
         provider: &Provider,
@@ -19,11 +20,11 @@ impl Store {
         key_version: i64,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        for seen in [provider, announced] {
-            if self.provider_by_uuid(seen.uuid)?.key_id != seen.key_id {
-                return Err(StoreError::Changed);
-            }
-        }
+        let as_seen = |transaction: &Transaction<'_>| -> Result<(), Failure> {
+            let mut both = [provider, announced].into_iter();
+            both.try_for_each(|seen| provider_rows::as_seen(transaction, seen))
+        };
+        self.read(as_seen)?;
         let patience = self.deadline.remaining();
         // What one transaction would do to thousands of rows comes before it, some at a time.
         let (from, to) = (announced.uuid.to_string(), provider.uuid.to_string());
@@ -38,11 +39,7 @@ impl Store {
         let its_facts: [(&str, &dyn ToSql); 1] = [(":key_id", &key_id)];
         self.write_some_at_a_time(&reconsider(), &its_facts)?;
         self.write(|transaction| {
-            for seen in [provider, announced] {
-                if provider_rows::by_uuid(transaction, seen.uuid)?.key_id != seen.key_id {
-                    return Err(StoreError::Changed.into());
-                }
-            }
+            as_seen(transaction)?;
             rebind().change(transaction, &rebound, None)?;
             provider_rows::delete(transaction, announced.uuid)?;
             let key = (announced.key_id, key_version);
@@ -52,7 +49,7 @@ impl Store {
             }
             rotation::keep_previous(transaction, provider, now)
         })?;
-        // An exchange may have looked at some of them just before that. All facts are looked through for these: too much
+        // An exchange, if one ran, may have looked at some of them just before that. All facts are looked through for these: too much
         // for the transaction, for which starts wait.
         self.set_deadline(Deadline::after(patience))?;
         if let Err(error) = self.write_some_at_a_time(&reconsider(), &its_facts) {

@@ -1,17 +1,20 @@
 //! The notes of the outbox, and what others said, on real files.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
+
 use super::super::testing::*;
-use super::super::{Access, KeyChange, Prune, RewrappedRow, Store, StoreError};
+use super::super::{Access, KeyChange, NewProvider, Prune, RewrappedRow, Store, StoreError};
 use super::{KnownFact, Merge, RowChange, Subject};
 use crate::fleet::claim::{Claim, KeyClaim, PlacementClaim, Signed, StatusClaim};
 use crate::fleet::status::{KeyStatus, Stated};
 use crate::fleet::{FactId, Kind};
-use crate::ids::{DomainUuid, HostUuid};
+use crate::ids::{DomainUuid, HostUuid, ProviderUuid};
 use crate::key::dek::Dek;
 use crate::key::kek::Kek;
 use crate::key::new_key::NewKey;
 use crate::key::wrap::{Generation, WrappedDek};
+use crate::verdict::facts::Provider;
 use crate::verdict::repair::Repair;
 
 /// A store of a host that has joined, with nothing left to say.
@@ -36,6 +39,20 @@ fn all_said(store: &mut Store) {
         .collect();
     store.mark_sent(&[], &notes).unwrap();
     assert_eq!(subjects(store), []);
+}
+
+/// A provider of this KEK.
+fn provider_of(store: &mut Store, kek: &Kek) -> Provider {
+    let new = NewProvider {
+        uuid: ProviderUuid::random(),
+        name: "p".to_owned(),
+        key_id: kek.key_id(),
+        key_version: 1,
+        is_default: false,
+        exported_at: None,
+    };
+    store.create_provider(&new, &[], NOW).unwrap();
+    store.provider("p").unwrap()
 }
 
 fn key_of(store: &Store, domain: DomainUuid) -> WrappedDek {
@@ -197,10 +214,7 @@ fn known(claim: Claim, host: HostUuid) -> KnownFact {
 fn what_others_said_becomes_rows_and_is_not_said_again() {
     let (dir, mut store) = member();
     let kek = Kek::from_slice(&[7; Kek::LEN]).unwrap();
-    let provider = crate::verdict::facts::Provider {
-        key_id: kek.key_id(),
-        ..make_provider(&mut store, "p", 1)
-    };
+    let provider = provider_of(&mut store, &kek);
     all_said(&mut store);
     let other = HostUuid::random();
     let key = wrapped(&kek, domain(1));
@@ -319,10 +333,7 @@ fn the_last_word_of_each_host_says_where_a_guest_is() {
 fn a_merge_happens_whole_or_not_and_adds_no_key_twice() {
     let (_dir, mut store) = member();
     let kek = Kek::from_slice(&[7; Kek::LEN]).unwrap();
-    let provider = crate::verdict::facts::Provider {
-        key_id: kek.key_id(),
-        ..make_provider(&mut store, "p", 1)
-    };
+    let provider = provider_of(&mut store, &kek);
     let add = || RowChange::Add {
         domain: domain(1),
         provider: provider.clone(),
@@ -356,4 +367,57 @@ fn a_merge_happens_whole_or_not_and_adds_no_key_twice() {
     );
     assert!(matches!(again, Err(StoreError::Changed)));
     assert_eq!(store.all_key_refs(None, true).unwrap(), rows);
+}
+
+/// Else a key that opens would be replaced by one that nobody here opens any more.
+#[test]
+fn what_was_decided_for_a_provider_changes_no_row_once_that_is_gone() {
+    let (_dir, mut store) = member();
+    let old = make_provider(&mut store, "old", 1);
+    make_key(&mut store, domain(1), &old);
+    let rows = store.all_key_refs(None, true).unwrap();
+    let kek = Kek::from_slice(&[7; Kek::LEN]).unwrap();
+    let provider = provider_of(&mut store, &kek);
+    let rewrap = RowChange::Rewrap {
+        provider: provider.clone(),
+        row: RewrappedRow {
+            key_ref: rows[0].key_ref.id,
+            seen: key_of(&store, domain(1)),
+            key: wrapped(&kek, domain(1)),
+        },
+    };
+    let add = RowChange::Add {
+        domain: domain(2),
+        provider: provider.clone(),
+        key: wrapped(&kek, domain(2)),
+        is_retired: false,
+    };
+    let merges = [rewrap, add].map(|change| Merge {
+        rows: vec![change],
+        ..Merge::default()
+    });
+    store
+        .delete_provider(provider.uuid, &BTreeSet::new())
+        .unwrap();
+    for merge in &merges {
+        let merged = store.merge(merge, NOW);
+        assert!(matches!(merged, Err(StoreError::Changed)), "{merged:?}");
+    }
+    assert_eq!(store.all_key_refs(None, true).unwrap(), rows);
+    // Of one that has another name by now.
+    let again = provider_of(&mut store, &kek);
+    store.rename_provider(again.uuid, "q", NOW).unwrap();
+    let add = RowChange::Add {
+        domain: domain(2),
+        provider: again,
+        key: wrapped(&kek, domain(2)),
+        is_retired: false,
+    };
+    let merge = Merge {
+        rows: vec![add],
+        ..Merge::default()
+    };
+    store.merge(&merge, NOW).unwrap();
+    let added = store.all_key_refs(Some(domain(2)), true).unwrap();
+    assert_eq!(added[0].key_ref.provider_name, "q");
 }

@@ -262,7 +262,12 @@ fn an_added_key_replaces_placeholders_and_on_request_retires_other_keys() {
     let first = store.add_key(&add).unwrap();
     let refused = store.add_key(&add);
     assert!(matches!(refused, Err(StoreError::HasKey { key_ref, .. }) if key_ref == first));
-    add.others = OtherKeys::Retire;
+    // One that came after these were looked at is nobody's to retire.
+    add.others = OtherKeys::Retire(&[]);
+    let refused = store.add_key(&add);
+    assert!(matches!(refused, Err(StoreError::HasKey { key_ref, .. }) if key_ref == first));
+    let known = [first];
+    add.others = OtherKeys::Retire(&known);
     let second = store.add_key(&add).unwrap();
     let live = store.references(domain(1), NOW).unwrap().key_refs;
     assert_eq!(live.iter().map(|row| row.id).collect::<Vec<_>>(), [second]);

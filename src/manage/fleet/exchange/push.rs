@@ -51,6 +51,7 @@ impl Exchange<'_> {
             let facts = tell::sendable(claims.into_iter().map(said).collect());
             self.tell(&facts)?;
             done.pushed += facts.len();
+            self.store.set_deadline(default_deadline())?;
             self.store.mark_sent(&facts, &sent)?;
         }
         if self.sends_states {
@@ -71,6 +72,7 @@ impl Exchange<'_> {
                 continue;
             };
             self.shared.push(&[], &[state], default_deadline())?;
+            self.store.set_deadline(default_deadline())?;
             self.store.state_sent(&queued)?;
             done.states += 1;
             if done.states == enough {
@@ -219,6 +221,8 @@ impl Exchange<'_> {
 
     fn of_providers(&mut self) -> Result<Vec<Claim>, ExchangeError> {
         let mut claims = Vec::new();
+        // What is said now is not said again: of one that came after this exchange had begun, too.
+        self.providers = self.store.providers()?;
         for provider in &self.providers {
             // A key that only opens here is announced by those who have accepted it.
             let Ok(kek) = self.unlocker.kek(provider.key_id, default_deadline()) else {

@@ -79,7 +79,8 @@ impl Exchange<'_> {
             }
             self.store.set_deadline(default_deadline())?;
             match self.store.merge(&merge, self.now) {
-                Err(StoreError::Changed) => {}
+                // Perhaps a provider did.
+                Err(StoreError::Changed) => self.providers = self.store.providers()?,
                 other => {
                     other?;
                     let adds = |change: &&RowChange| matches!(change, RowChange::Add { .. });

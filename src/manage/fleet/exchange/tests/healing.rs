@@ -1,6 +1,8 @@
 //! What is reported in parts, and again: exchanges that end early, databases and hosts that have lost something.
 
-use super::super::Exchanged;
+use std::collections::BTreeSet;
+
+use super::super::{Exchange, Exchanged};
 use super::host::{Host, dek, guest, kek};
 use super::pair::{A, B, NOW, pair, sync, sync_both};
 use super::shared::Memory;
@@ -12,12 +14,12 @@ use crate::fleet::claim::{
 use crate::fleet::shared::SharedStore as _;
 use crate::fleet::status::KeyStatus;
 use crate::fleet::{Fact, FactId, Kind};
-use crate::ids::{DomainUuid, HostUuid};
+use crate::ids::{DomainUuid, HostUuid, ProviderUuid};
 use crate::key::kek::Kek;
 use crate::key::wrap::{Generation, WrappedDek};
 use crate::manage::host::default_deadline;
 use crate::store::testing::looks;
-use crate::store::{Event, KnownFact, Origin};
+use crate::store::{Access, Event, KnownFact, NewProvider, Origin, Store};
 
 #[test]
 fn what_does_not_fit_into_one_document_is_told_in_several() {
@@ -507,4 +509,47 @@ fn keys_that_concern_a_host_no_more_are_not_told_again() {
     sync(&mut two, &mut shared);
     let compared = two.sync(&mut shared, true, NOW).unwrap();
     assert_eq!((compared.compared, compared.pushed), (true, 0));
+}
+
+#[test]
+fn an_exchange_goes_on_with_the_providers_that_there_are() {
+    let (mut one, mut two, mut shared) = pair();
+    one.make_key(guest(1), "nkp-a", b"key", NOW);
+    sync(&mut one, &mut shared);
+    sync(&mut two, &mut shared);
+    one.make_key(guest(2), "nkp-a", b"other", NOW);
+    sync(&mut one, &mut shared);
+    two.keks.push(B);
+    let mut unlocker = two.unlocker();
+    let mut another = Store::open(two.dir.path(), Access::Write, default_deadline()).unwrap();
+    let mut exchange = Exchange::new(
+        &mut two.store,
+        &mut unlocker,
+        &mut two.tpms,
+        &mut shared,
+        NOW,
+    )
+    .unwrap();
+    let gone = another.provider("nkp-a").unwrap();
+    another
+        .delete_provider(gone.uuid, &BTreeSet::from([guest(1)]))
+        .unwrap();
+    let new = NewProvider {
+        uuid: ProviderUuid::random(),
+        name: "nkp-b".to_owned(),
+        key_id: kek(&B).key_id(),
+        key_version: 1,
+        is_default: false,
+        exported_at: None,
+    };
+    another.create_provider(&new, &[], NOW).unwrap();
+    let done = exchange.run(false).unwrap();
+    assert_eq!((done.added, done.changed), (0, 0));
+    // The fleet has heard of the one that came, or will.
+    let told = shared.facts.values().map(|(_, fact)| fact);
+    let told = told.filter_map(|fact| Claim::read(fact).ok());
+    let mut told =
+        told.filter(|claim| matches!(claim, Claim::Provider(it) if it.says.name == "nkp-b"));
+    assert!(told.next().is_some());
+    assert_eq!(two.rows(guest(2)), []);
 }

@@ -170,6 +170,9 @@ impl Host {
         let generation = generations.max().map_or(Generation(0), Generation::next);
         let wrapped = WrappedDek::wrap(&kek, &dek(bytes), guest, generation).unwrap();
         let key = NewKey::new(wrapped, provider.key_id, provider.key_version);
+        let in_use = self.rows(guest).into_iter();
+        let in_use = in_use.filter(|row| row.retired_at.is_none());
+        let in_use: Vec<_> = in_use.map(|row| row.key_ref.id).collect();
         self.store
             .add_key(&AddKey {
                 domain: guest,
@@ -177,7 +180,7 @@ impl Host {
                 key: &key,
                 secret_uuid: None,
                 first_used_at: Some(now),
-                others: OtherKeys::Retire,
+                others: OtherKeys::Retire(&in_use),
                 now,
             })
             .unwrap();
