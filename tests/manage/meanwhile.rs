@@ -5,11 +5,13 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::fixture::{Defined, Fixture};
-use crate::clock::Deadline;
+use crate::clock::{Deadline, Timestamp};
 use crate::guard::{Mode, prepare};
 use crate::host::crash::armed;
+use crate::key::kek::Kek;
 use crate::manage::host::BrokenConfig;
-use crate::store::Origin;
+use crate::manage::providers::ProvidersLock;
+use crate::store::{KeyChange, Origin};
 
 /// Plays `procedure` on hosts that `set_up` has prepared. `somebody` acts at its first moment, at
 /// its second, and so on, until it ends before that. `check` is given each result.
@@ -33,16 +35,34 @@ pub(crate) fn everywhere<T>(
     }
 }
 
-/// Somebody who has this lock for a moment. What `look` finds just before the lock is free.
+/// Somebody who has this lock for a moment. What it finds just before the lock is free.
 pub(crate) fn busy<T: Send + 'static>(
     lock: impl Send + 'static,
-    look: impl FnOnce() -> T + Send + 'static,
+    finds: impl FnOnce() -> T + Send + 'static,
 ) -> JoinHandle<T> {
     thread::spawn(move || {
         thread::sleep(Duration::from_millis(300));
-        let found = look();
+        let found = finds();
         drop(lock);
         found
+    })
+}
+
+/// A rotation that has the providers' lock, and gives `a` this key.
+pub(crate) fn rotation(fixture: &Fixture, new: &Kek) -> JoinHandle<()> {
+    fixture.put_key(new);
+    let (root, key_id) = (fixture.root().to_owned(), new.key_id());
+    busy(ProvidersLock::acquire(&fixture.host).unwrap(), move || {
+        let fixture = Fixture::at(&root);
+        let change = KeyChange {
+            provider: &fixture.provider("a"),
+            key_id,
+            key_version: 2,
+            slots: &[],
+            rewrapped: &[],
+            now: Timestamp::now(),
+        };
+        fixture.store().change_key(&change).unwrap();
     })
 }
 

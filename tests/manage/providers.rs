@@ -4,8 +4,7 @@ use std::fs;
 
 use super::fixture::{Fixture, a_provider};
 use super::kill;
-use super::meanwhile::busy;
-use crate::clock::Timestamp;
+use super::meanwhile::{busy, rotation};
 use crate::key::kek::Kek;
 use crate::keyring::{KeyringError, Resealed, Seal, WeakerSeal};
 use crate::manage::fleet::kept_name;
@@ -19,7 +18,7 @@ use crate::manage::provider_reseal::{ResealedProvider, reseal, reseal_all};
 use crate::manage::provider_rotate::rotate;
 use crate::manage::providers::{ProviderError, ProvidersLock};
 use crate::manage::slots::SlotError;
-use crate::store::{Access, KeyChange, StoreError};
+use crate::store::{Access, StoreError};
 
 fn created(fixture: &Fixture, name: &str, default: bool) -> Result<CreatedProvider, ProviderError> {
     let created = create(&fixture.host, name, default, &[], WeakerSeal::Refused);
@@ -47,10 +46,10 @@ fn is_taken<T>(result: &Result<T, ProviderError>) -> bool {
 #[test]
 fn a_provider_is_renamed_when_nobody_changes_its_key() {
     let fixture = Fixture::new();
-    let rotation = ProvidersLock::acquire(&fixture.host).unwrap();
+    let another = ProvidersLock::acquire(&fixture.host).unwrap();
     let root = fixture.root().to_owned();
     let name = |fixture: &Fixture| fixture.host.provider("c", Access::Read).is_ok();
-    let meanwhile = busy(rotation, move || name(&Fixture::at(&root)));
+    let meanwhile = busy(another, move || name(&Fixture::at(&root)));
     rename(&fixture.host, "a", "c").unwrap();
     assert_eq!((meanwhile.join().unwrap(), name(&fixture)), (false, true));
 }
@@ -63,25 +62,10 @@ fn the_key_is_sealed_that_the_provider_has_when_its_turn_comes() {
     ] {
         let fixture = Fixture::new();
         let new = Kek::generate().unwrap();
-        fixture.put_key(&new);
-        let key_id = new.key_id();
-        let rotation = ProvidersLock::acquire(&fixture.host).unwrap();
-        let root = fixture.root().to_owned();
-        let rotated = busy(rotation, move || {
-            let fixture = Fixture::at(&root);
-            let change = KeyChange {
-                provider: &fixture.provider("a"),
-                key_id,
-                key_version: 2,
-                slots: &[],
-                rewrapped: &[],
-                now: Timestamp::now(),
-            };
-            fixture.store().change_key(&change).unwrap();
-        });
+        let rotated = rotation(&fixture, &new);
         let sealed = seals(&fixture.host);
         rotated.join().unwrap();
-        assert!(sealed.iter().any(|it| it.key_id == key_id));
+        assert!(sealed.iter().any(|it| it.key_id == new.key_id()));
     }
 }
 

@@ -160,7 +160,7 @@ fn synchronise(
     Ok(synced)
 }
 
-/// Held while metadata is written, or facts are exchanged.
+/// Held while metadata is written, facts are exchanged, or something changes by which an exchange goes that has begun.
 pub(crate) fn exclusive(host: &Host, until: Option<Deadline>) -> Result<std::fs::File, SyncError> {
     let run_dir = host.run_dir();
     let path = run_dir.unsynced();

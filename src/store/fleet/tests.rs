@@ -400,8 +400,8 @@ fn what_was_decided_for_a_provider_changes_no_row_once_that_is_gone() {
         .delete_provider(provider.uuid, &BTreeSet::new())
         .unwrap();
     for merge in &merges {
-        let merged = store.merge(merge, NOW);
-        assert!(matches!(merged, Err(StoreError::Changed)), "{merged:?}");
+        let refused = store.merge(merge, NOW);
+        assert!(matches!(refused, Err(StoreError::Changed)), "{refused:?}");
     }
     assert_eq!(store.all_key_refs(None, true).unwrap(), rows);
     // Of one that has another name by now.

@@ -1,7 +1,9 @@
 //! `adopt` where something fails, or changes while it runs: libvirt's secret is removed only when
 //! everything still holds.
 
+use super::super::meanwhile::rotation;
 use super::*;
+use crate::key::kek::Kek;
 use crate::libvirt::fake::{Call, Failure};
 use crate::libvirt::secret::SecretError;
 use crate::manage::adopt::NotAdopted;
@@ -24,6 +26,19 @@ fn disturbed(meanwhile: impl Fn(&Fixture, &Defined)) -> NotAdopted {
     assert!(fixture.libvirt.secrets.definition(guest.secret).is_some());
     assert!(events(&fixture).is_empty());
     result.error.unwrap()
+}
+
+#[test]
+fn a_key_is_wrapped_with_the_key_that_its_provider_has_when_its_turn_comes() {
+    let fixture = exported();
+    let guest = guest(&fixture, "vm1");
+    let new = Kek::generate().unwrap();
+    let rotated = rotation(&fixture, &new);
+    let result = only(&fixture, &keeping());
+    rotated.join().unwrap();
+    assert!(result.error.is_none(), "{result:?}");
+    let wrapped = fixture.rows(&guest)[0].key_ref.wrapped_dek.clone();
+    assert_eq!(wrapped.unwrap().key_id().unwrap(), new.key_id());
 }
 
 #[test]
