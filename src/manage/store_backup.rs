@@ -125,7 +125,10 @@ pub(crate) fn backup(host: &Host, file: &Path) -> Result<BackedUp, StoreError> {
 /// Replaces the store with a backup. A kill leaves one of the two.
 pub(crate) fn restore(host: &Host, file: &Path) -> Result<RestoredStore, RestoreStoreError> {
     // An exchange would note in the restored store how far it has read what this one knows.
-    let _exclusive = exclusive(host, None).map_err(RestoreStoreError::Exchange)?;
+    let _exclusive = is_member(host)
+        .then(|| exclusive(host, None))
+        .transpose()
+        .map_err(RestoreStoreError::Exchange)?;
     let deadline = Deadline::after(DEADLINE_FOR_ALL);
     let restored = Store::restore(host.state_dir(), file, Timestamp::now(), deadline)
         .map_err(RestoreStoreError::Backup)?;
@@ -134,6 +137,12 @@ pub(crate) fn restore(host: &Host, file: &Path) -> Result<RestoredStore, Restore
         previous: restored.previous,
         providers_without_key: without_key(host).map_err(RestoreStoreError::Providers)?,
     })
+}
+
+/// Whether the present store is one that is exchanged with a fleet: none that is missing, damaged or of a later release is.
+fn is_member(host: &Host) -> bool {
+    let store = host.store(Access::Read).ok().flatten();
+    store.is_some_and(|store| matches!(store.membership(), Ok(Some(_))))
 }
 
 /// The providers whose key is not on this host, or not whole.

@@ -88,7 +88,16 @@ impl Store {
                 provider_rows::set_default(transaction, provider.uuid, now)?;
             }
             Ok(())
-        })
+        })?;
+        // Of one that was deleted, and is here again, the fleet may have told meanwhile.
+        if let Err(error) = self.reconsider_keys(provider.key_id) {
+            tracing::warn!(
+                provider = provider.name,
+                %error,
+                "keys of which the fleet has told before may have to be imported"
+            );
+        }
+        Ok(())
     }
 
     /// Gives a provider, and the key references that are bound to it, another name. Its previous

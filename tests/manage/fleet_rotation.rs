@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::fixture::Fixture;
 use super::fleet_shared::{SharedStore, exchange, exchange_ends};
-use super::meanwhile::busy;
 use super::provider_rotate::bring_rows_back;
 use super::slots::toy;
 use crate::clock::Timestamp;
@@ -16,8 +15,7 @@ use crate::keyring::WeakerSeal;
 use crate::manage::fleet::rotation::{HostResult, HostState, Patience, RotateError, not_in_fleet};
 use crate::manage::fleet::{FleetCommandError, kept_name, lost};
 use crate::manage::host::{DEFAULT_DEADLINE, default_deadline};
-use crate::manage::provider_rotate::{RotatedProvider, rotate_everywhere};
-use crate::manage::providers::ProvidersLock;
+use crate::manage::provider_rotate::{self, RotatedProvider, rotate_everywhere};
 use crate::manage::slots::add;
 use crate::store::NewProvider;
 use crate::verdict::facts::Provider;
@@ -365,31 +363,21 @@ fn a_host_that_is_in_no_fleet_rotates_alone() {
     assert_eq!(store.conversations(), 0);
 }
 
-/// The others would not hear which key follows.
+/// It may join while its rotation waits for its turn: the others would not hear which key follows.
 #[test]
-fn a_host_that_joins_a_fleet_while_a_rotation_waits_rotates_no_key_alone() {
+fn a_host_that_has_joined_a_fleet_rotates_no_key_alone() {
     let store = SharedStore::new();
-    let one = Fixture::new();
+    let one = store.host("one");
     let before = one.provider("a").key_id;
-    store.configure(&one, "");
-    let other_command = ProvidersLock::acquire(&one.host).unwrap();
-    let root = one.root().to_owned();
-    let joins = busy(other_command, move || {
-        let mut store = Fixture::at(&root).store();
-        store.join_fleet("one", Timestamp::now()).unwrap();
-    });
-    let refused = rotate(&one, &[], Duration::ZERO, &mut |_| {}).unwrap_err();
-    joins.join().unwrap();
+    let alone = provider_rotate::rotate(&one.host, "a", WeakerSeal::Refused, &mut |_| {});
+    let refused = alone.unwrap_err();
     let RotateError::Slot(error) = refused else {
         panic!("{refused:?}");
     };
     assert!(error.to_string().contains("changed"), "{error}");
     assert_eq!(one.provider("a").key_id, before);
-    assert!(
-        rotate(&one, &[], Duration::ZERO, &mut |_| {})
-            .unwrap()
-            .rotated
-    );
+    let done = rotate(&one, &[], Duration::ZERO, &mut |_| {}).unwrap();
+    assert!(done.rotated);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::path::Path;
 use super::fixture::Fixture;
 use super::kill;
 use super::meanwhile::busy;
+use crate::clock::Timestamp;
 use crate::manage::store_backup::{FoundInStore, RestoreStoreError, backup, check, restore};
 use crate::manage::sync::exclusive;
 use crate::store::{StoreError, StoreFinding};
@@ -34,6 +35,7 @@ fn a_backup_brings_the_store_back_and_the_previous_one_is_kept() {
 fn an_exchange_that_runs_ends_before_the_store_is_another_one() {
     let fixture = Fixture::new();
     let file = fixture.root().join("copy.db");
+    fixture.store().join_fleet("one", Timestamp::now()).unwrap();
     backup(&fixture.host, &file).unwrap();
     fixture.guest_in_use("vm1");
     let exchange = exclusive(&fixture.host, None).unwrap();
@@ -42,6 +44,10 @@ fn an_exchange_that_runs_ends_before_the_store_is_another_one() {
     let meanwhile = busy(exchange, move || keys(&Fixture::at(&root)));
     restore(&fixture.host, &file).unwrap();
     assert_eq!((meanwhile.join().unwrap(), keys(&fixture)), (1, 0));
+    // A store that is in no fleet is nobody's but its own.
+    let _another_host = exclusive(&fixture.host, None).unwrap();
+    fixture.store().leave_fleet().unwrap();
+    restore(&fixture.host, &file).unwrap();
 }
 
 #[test]

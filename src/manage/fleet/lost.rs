@@ -31,6 +31,8 @@ pub(crate) struct LostHost {
 
 /// Records that the host of this name or UUID runs nothing any more.
 pub(crate) fn lost(host: &Host, text: &str) -> Result<LostHost, FleetCommandError> {
+    // First: a host that is in no fleet waits for nobody.
+    drop(member(host, Access::Read)?);
     // It goes by what is known of guests; and `fleet leave` forgets that.
     let exclusive = exclusive(host, None)?;
     let (mut store, own) = member(host, Access::Write)?;

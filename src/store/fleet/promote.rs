@@ -7,6 +7,7 @@ use super::super::many_rows::ManyRows;
 use super::super::schema::{is_uuid, provider_uuid};
 use super::super::{Store, StoreError, provider_rows, rotation};
 use crate::clock::{Deadline, Timestamp};
+use crate::key::id::KeyId;
 use crate::verdict::facts::Provider;
 
 impl Store {
@@ -35,9 +36,7 @@ impl Store {
             (":now", &now.0),
         ];
         self.write_some_at_a_time(&rebind(), &rebound)?;
-        let key_id = announced.key_id.to_string();
-        let its_facts: [(&str, &dyn ToSql); 1] = [(":key_id", &key_id)];
-        self.write_some_at_a_time(&reconsider(), &its_facts)?;
+        self.reconsider_keys(announced.key_id)?;
         self.write(|transaction| {
             as_seen(transaction)?;
             rebind().change(transaction, &rebound, None)?;
@@ -52,7 +51,7 @@ impl Store {
         // An exchange, if one ran, may have looked at some of them just before that. All facts are looked through for these: too much
         // for the transaction, for which starts wait.
         self.set_deadline(Deadline::after(patience))?;
-        if let Err(error) = self.write_some_at_a_time(&reconsider(), &its_facts) {
+        if let Err(error) = self.reconsider_keys(announced.key_id) {
             // The provider has its key all the same, and the rows open.
             tracing::warn!(
                 provider = provider.name,
@@ -62,18 +61,18 @@ impl Store {
         }
         Ok(())
     }
-}
 
-/// Marks the known keys that a KEK wraps, so that the next exchange looks at their rows again: those that hold the same
-/// keys under the previous KEK can follow now.
-fn reconsider() -> ManyRows {
-    ManyRows {
-        table: "fleet_fact",
-        condition: "kind = 'key' AND key_id = :key_id
-             AND NOT EXISTS (SELECT 1 FROM fleet_pending AS known WHERE known.id = fleet_fact.id)"
-            .to_owned(),
-        change: "INSERT OR IGNORE INTO fleet_pending (id) SELECT id FROM fleet_fact WHERE {}"
-            .to_owned(),
+    /// Marks the known keys that a KEK wraps, so that the next exchange looks at their rows again: a provider has it now.
+    pub(in crate::store) fn reconsider_keys(&mut self, key_id: KeyId) -> Result<(), StoreError> {
+        let of_kek = ManyRows {
+            table: "fleet_fact",
+            condition: "kind = 'key' AND key_id = :key_id
+                 AND NOT EXISTS (SELECT 1 FROM fleet_pending AS known WHERE known.id = fleet_fact.id)"
+                .to_owned(),
+            change: "INSERT OR IGNORE INTO fleet_pending (id) SELECT id FROM fleet_fact WHERE {}"
+                .to_owned(),
+        };
+        self.write_some_at_a_time(&of_kek, &[(":key_id", &key_id.to_string())])
     }
 }
 

@@ -552,4 +552,8 @@ fn an_exchange_goes_on_with_the_providers_that_there_are() {
         told.filter(|claim| matches!(claim, Claim::Provider(it) if it.says.name == "nkp-b"));
     assert!(told.next().is_some());
     assert_eq!(two.rows(guest(2)), []);
+    // When it is imported again, it has what was told while it was gone.
+    two.add_provider("nkp-a", A);
+    assert_eq!(sync(&mut two, &mut shared).added, 1);
+    assert_eq!(two.rows(guest(2)).len(), 1);
 }
