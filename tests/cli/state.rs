@@ -57,6 +57,8 @@ impl Host {
         };
         let mut store = self.store();
         let provider = store.provider("nkp-a").unwrap();
+        let in_use = store.all_key_refs(Some(domain), false).unwrap();
+        let in_use: Vec<_> = in_use.iter().map(|row| row.key_ref.id).collect();
         store
             .add_key(&AddKey {
                 domain,
@@ -64,7 +66,7 @@ impl Host {
                 key: &key,
                 secret_uuid: None,
                 first_used_at: Some(Timestamp::now()),
-                others: OtherKeys::Refuse,
+                others: OtherKeys::Retire(&in_use),
                 now: Timestamp::now(),
             })
             .unwrap();

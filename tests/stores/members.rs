@@ -87,6 +87,8 @@ impl<'a> Host<'a> {
         let dek = Dek::generate().unwrap();
         let wrapped = WrappedDek::wrap(&kek.unwrap(), &dek, guest, Generation(1)).unwrap();
         let now = Timestamp::now();
+        let in_use = store.all_key_refs(Some(guest), false).unwrap();
+        let in_use: Vec<_> = in_use.iter().map(|row| row.key_ref.id).collect();
         store
             .add_key(&AddKey {
                 domain: guest,
@@ -94,7 +96,7 @@ impl<'a> Host<'a> {
                 key: &NewKey::new(wrapped, provider.key_id, provider.key_version),
                 secret_uuid: None,
                 first_used_at: Some(now),
-                others: OtherKeys::Refuse,
+                others: OtherKeys::Retire(&in_use),
                 now,
             })
             .unwrap();
