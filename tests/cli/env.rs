@@ -143,11 +143,15 @@ impl Host {
 
     /// Gives a guest a key under this provider, as its first start does.
     pub(crate) fn start_for_the_first_time(&self, guest: &str, provider: &str) -> KeyRefId {
+        self.give_key(guest, provider, &Dek::generate().unwrap())
+    }
+
+    /// Gives a guest this key under this provider, in the place of those that it has.
+    pub(crate) fn give_key(&self, guest: &str, provider: &str, dek: &Dek) -> KeyRefId {
         let kek = self.kek(provider);
         let domain = DomainUuid::parse(guest).unwrap();
         let key = NewKey {
-            wrapped_dek: WrappedDek::wrap(&kek, &Dek::generate().unwrap(), domain, Generation(1))
-                .unwrap(),
+            wrapped_dek: WrappedDek::wrap(&kek, dek, domain, Generation(1)).unwrap(),
             key_id: kek.key_id(),
             key_version: 1,
             algorithm: ALGORITHM,

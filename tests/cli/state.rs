@@ -3,13 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use vtpm_guard::internals::clock::Timestamp;
 use vtpm_guard::internals::domain::{Emulator, TpmVersion};
 use vtpm_guard::internals::ids::DomainUuid;
 use vtpm_guard::internals::key::dek::Dek;
-use vtpm_guard::internals::key::new_key::NewKey;
-use vtpm_guard::internals::key::wrap::{ALGORITHM, Generation, WrappedDek};
-use vtpm_guard::internals::store::{AddKey, OtherKeys};
 use vtpm_guard::internals::swtpm::state_path;
 use vtpm_guard::internals::tpm_copies::{CopyStore, LiveState};
 use vtpm_guard::internals::verdict::facts::CopyReason;
@@ -46,30 +42,8 @@ impl Host {
 
     /// A key that opens [`STATE`].
     pub(crate) fn give_right_key(&self, guest: &str) {
-        let kek = self.kek("nkp-a");
-        let domain = DomainUuid::parse(guest).unwrap();
         let dek = Dek::from_bytes(Zeroizing::new(PASSPHRASE.to_vec()));
-        let key = NewKey {
-            wrapped_dek: WrappedDek::wrap(&kek, &dek, domain, Generation(1)).unwrap(),
-            key_id: kek.key_id(),
-            key_version: 1,
-            algorithm: ALGORITHM,
-        };
-        let mut store = self.store();
-        let provider = store.provider("nkp-a").unwrap();
-        let in_use = store.all_key_refs(Some(domain), false).unwrap();
-        let in_use: Vec<_> = in_use.iter().map(|row| row.key_ref.id).collect();
-        store
-            .add_key(&AddKey {
-                domain,
-                provider: provider.uuid,
-                key: &key,
-                secret_uuid: None,
-                first_used_at: Some(Timestamp::now()),
-                others: OtherKeys::Retire(&in_use),
-                now: Timestamp::now(),
-            })
-            .unwrap();
+        self.give_key(guest, "nkp-a", &dek);
     }
 
     fn copy_store(&self, guest: &str) -> PathBuf {

@@ -139,7 +139,7 @@ fn the_key_changes_once_the_other_hosts_have_opened_it_and_they_follow() {
     assert_eq!((rows.len(), wrapped.key_id().unwrap()), (1, new.key_id));
 }
 
-/// An exchange that had begun before would wrap keys of guests with the previous key, and nobody would wrap them anew.
+/// An exchange that had begun before would wrap keys of guests with the previous key, and nobody would re-wrap them.
 #[test]
 fn the_key_changes_when_the_exchange_of_this_host_has_ended() {
     let store = SharedStore::new();

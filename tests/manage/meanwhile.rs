@@ -8,7 +8,9 @@ use super::fixture::{Defined, Fixture};
 use crate::clock::{Deadline, Timestamp};
 use crate::guard::{Mode, prepare};
 use crate::host::crash::armed;
+use crate::host::poll::poll;
 use crate::key::kek::Kek;
+use crate::libvirt::fake::Call;
 use crate::manage::host::BrokenConfig;
 use crate::manage::providers::ProvidersLock;
 use crate::store::{KeyChange, Origin};
@@ -45,6 +47,22 @@ pub(crate) fn busy<T: Send + 'static>(
         let found = finds();
         drop(lock);
         found
+    })
+}
+
+/// Somebody who acts as soon as libvirt has been asked to list its guests.
+pub(crate) fn once_listed<T: Send + 'static>(
+    fixture: &Fixture,
+    act: impl FnOnce() -> T + Send + 'static,
+) -> JoinHandle<T> {
+    let libvirt = fixture.libvirt.clone();
+    thread::spawn(move || {
+        let soon = Deadline::after(Duration::from_secs(10));
+        let is_listed = || (libvirt.calls_of(Call::Guests) > 0).then_some(());
+        let listed = poll(Duration::from_millis(1), soon, is_listed);
+        let done = act();
+        assert!(listed.is_some(), "libvirt was not asked until then");
+        done
     })
 }
 

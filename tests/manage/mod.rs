@@ -30,7 +30,7 @@ mod import_key;
 mod key_refs;
 mod kill;
 mod linear;
-mod meanwhile;
+pub(crate) mod meanwhile;
 mod metadata_left;
 mod persist_state;
 mod provider_delete;

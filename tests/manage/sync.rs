@@ -3,15 +3,14 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::fixture::{Defined, Fixture};
 use super::kill;
+use super::meanwhile::once_listed;
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::{self, NAMESPACE, TravellingKey, TravellingKeys};
 use crate::guard::{Operation, follow_up, sync_notes};
-use crate::host::poll::poll;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::key::wrap::{Generation, WrappedDek};
@@ -824,15 +823,8 @@ fn libvirt_lists_its_guests_before_an_exchange_has_to_wait() {
     fixture.set_metadata("wrapped");
     let guest = fixture.guest_in_use("vm1");
     let exchange = exclusive(&fixture.host, None).unwrap();
-    let libvirt = fixture.libvirt.clone();
-    let lets_go = thread::spawn(move || {
-        let soon = Deadline::after(Duration::from_secs(10));
-        let is_listed = || (libvirt.calls_of(Call::Guests) > 0).then_some(());
-        let listed = poll(Duration::from_millis(1), soon, is_listed);
-        drop(exchange);
-        listed.is_some()
-    });
+    let lets_go = once_listed(&fixture, move || drop(exchange));
     let synced = fixture.synced();
-    assert!(lets_go.join().unwrap(), "the list waited for the lock");
+    lets_go.join().unwrap();
     assert_eq!(synced.guests[0].guest.uuid, guest.uuid);
 }

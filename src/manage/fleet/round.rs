@@ -384,10 +384,9 @@ mod tests {
 
     use super::*;
     use crate::clock::Deadline;
-    use crate::host::poll::poll;
-    use crate::libvirt::fake::Call;
     use crate::manage::tests::fixture::Fixture;
     use crate::manage::tests::fleet_shared::SharedStore;
+    use crate::manage::tests::meanwhile::once_listed;
 
     /// With thousands of guests nobody else could exchange anything, and no provider be rotated, for as long as libvirt takes
     /// to list them.
@@ -396,16 +395,9 @@ mod tests {
         let shared = SharedStore::new();
         let one = shared.host("one");
         let another = exclusive(&one.host, None).unwrap();
-        let libvirt = one.libvirt.clone();
-        let lets_go = thread::spawn(move || {
-            let soon = Deadline::after(Duration::from_secs(10));
-            let is_listed = || (libvirt.calls_of(Call::Guests) > 0).then_some(());
-            let listed = poll(Duration::from_millis(1), soon, is_listed);
-            drop(another);
-            listed.is_some()
-        });
+        let lets_go = once_listed(&one, move || drop(another));
         round(&one.host, &mut Follower::default(), false).unwrap();
-        assert!(lets_go.join().unwrap(), "the list waited for the lock");
+        lets_go.join().unwrap();
     }
 
     /// Else an exchange that waited would say that the host which has left is there.
@@ -414,11 +406,8 @@ mod tests {
         let shared = SharedStore::new();
         let one = shared.host("one");
         let another = exclusive(&one.host, None).unwrap();
-        let (libvirt, root) = (one.libvirt.clone(), one.root().to_owned());
-        let joins_again = thread::spawn(move || {
-            let soon = Deadline::after(Duration::from_secs(10));
-            let is_listed = || (libvirt.calls_of(Call::Guests) > 0).then_some(());
-            poll(Duration::from_millis(1), soon, is_listed).unwrap();
+        let root = one.root().to_owned();
+        let joins_again = once_listed(&one, move || {
             let mut store = Fixture::at(&root).store();
             store.leave_fleet().unwrap();
             let uuid = store.join_fleet("two", Timestamp::now()).unwrap();

@@ -48,8 +48,8 @@ impl Store {
             }
             rotation::keep_previous(transaction, provider, now)
         })?;
-        // An exchange, if one ran, may have looked at some of them just before that. All facts are looked through for these: too much
-        // for the transaction, for which starts wait.
+        // An exchange, if one ran, may have looked at some of them just before that. All facts are looked through for
+        // these: too much for the transaction, for which starts wait.
         self.set_deadline(Deadline::after(patience))?;
         if let Err(error) = self.reconsider_keys(announced.key_id) {
             // The provider has its key all the same, and the rows open.

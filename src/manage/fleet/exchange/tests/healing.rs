@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::super::{Exchange, Exchanged};
-use super::host::{Host, dek, guest, kek};
+use super::host::{Host, dek, guest, kek, new_provider};
 use super::pair::{A, B, NOW, pair, sync, sync_both};
 use super::shared::Memory;
 use crate::clock::Timestamp;
@@ -14,12 +14,12 @@ use crate::fleet::claim::{
 use crate::fleet::shared::SharedStore as _;
 use crate::fleet::status::KeyStatus;
 use crate::fleet::{Fact, FactId, Kind};
-use crate::ids::{DomainUuid, HostUuid, ProviderUuid};
+use crate::ids::{DomainUuid, HostUuid};
 use crate::key::kek::Kek;
 use crate::key::wrap::{Generation, WrappedDek};
 use crate::manage::host::default_deadline;
 use crate::store::testing::looks;
-use crate::store::{Access, Event, KnownFact, NewProvider, Origin, Store};
+use crate::store::{Access, Event, KnownFact, Origin, Store};
 
 #[test]
 fn what_does_not_fit_into_one_document_is_told_in_several() {
@@ -534,14 +534,7 @@ fn an_exchange_goes_on_with_the_providers_that_there_are() {
     another
         .delete_provider(gone.uuid, &BTreeSet::from([guest(1)]))
         .unwrap();
-    let new = NewProvider {
-        uuid: ProviderUuid::random(),
-        name: "nkp-b".to_owned(),
-        key_id: kek(&B).key_id(),
-        key_version: 1,
-        is_default: false,
-        exported_at: None,
-    };
+    let new = new_provider("nkp-b", &B);
     another.create_provider(&new, &[], NOW).unwrap();
     let done = exchange.run(false).unwrap();
     assert_eq!((done.added, done.changed), (0, 0));

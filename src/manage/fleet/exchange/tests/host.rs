@@ -65,6 +65,18 @@ pub(super) fn kek(bytes: &[u8; Kek::LEN]) -> Kek {
     Kek::from_slice(bytes).unwrap()
 }
 
+/// A provider of this key, to be created.
+pub(super) fn new_provider(name: &str, bytes: &[u8; Kek::LEN]) -> NewProvider {
+    NewProvider {
+        uuid: ProviderUuid::random(),
+        name: name.to_owned(),
+        key_id: kek(bytes).key_id(),
+        key_version: 1,
+        is_default: false,
+        exported_at: None,
+    }
+}
+
 pub(super) fn dek(bytes: &[u8]) -> Dek {
     Dek::from_bytes(bytes.to_vec().into())
 }
@@ -98,14 +110,7 @@ impl Host {
     }
 
     pub(super) fn add_provider(&mut self, name: &str, bytes: [u8; Kek::LEN]) {
-        let new = NewProvider {
-            uuid: ProviderUuid::random(),
-            name: name.to_owned(),
-            key_id: kek(&bytes).key_id(),
-            key_version: 1,
-            is_default: false,
-            exported_at: None,
-        };
+        let new = new_provider(name, &bytes);
         self.store.create_provider(&new, &[], Timestamp(1)).unwrap();
         self.keks.push(bytes);
     }
