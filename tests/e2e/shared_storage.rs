@@ -4,15 +4,16 @@
 use std::path::Path;
 use std::process::Command;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use crate::clusters::STATES;
 use crate::guest::Guest;
 use crate::host::{Host, Output, skipped};
-use crate::moves::{WAYS, prepared};
+use crate::moves::{PATIENCE, WAYS, prepared};
 use crate::pair::{HERE, Pair, THERE};
+use crate::state_trouble::wait_for_long;
 use crate::tpm::Identity;
 
 /// libvirt asks a file system's type whether it is shared; of FUSE it knows `GlusterFS` by this name.
@@ -105,13 +106,9 @@ fn a_move_over_a_shared_directory_costs_no_tpm_state() {
         };
         let message = output.stderr.trim();
         eprintln!("transient {is_transient}, to persist {persists}: {message}");
-        assert!(!other.is_running(&guest));
+        wait_for_long(PATIENCE, || !other.is_running(&guest));
         // What libvirt has deleted is put back once it is done.
-        let patience = Instant::now() + Duration::from_secs(20);
-        while !now.has_tpm_state(&guest) {
-            assert!(Instant::now() < patience, "the TPM state is gone");
-            sleep(Duration::from_millis(100));
-        }
+        wait_for_long(PATIENCE, || now.has_tpm_state(&guest));
         now.runs_with(&guest, &tpm);
         // It goes on being written there: the next start has it.
         let saved = now.tpm_state(&guest);
