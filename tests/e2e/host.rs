@@ -33,7 +33,12 @@ impl Output {
     /// The command must have succeeded.
     #[track_caller]
     pub(crate) fn ok(self) -> Self {
-        assert_eq!(self.status, 0, "{self:#?}");
+        let Self {
+            status,
+            stdout,
+            stderr,
+        } = &self;
+        assert!(*status == 0, "{stdout}\nstatus {status}: {stderr}");
         self
     }
 

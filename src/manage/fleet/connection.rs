@@ -54,8 +54,8 @@ pub(crate) enum FleetCommandError {
     /// What this host has to say was not said: so many changes.
     #[error("not all changes of this host could be told")]
     Untold(usize),
-    /// Another exchange is at it.
-    #[error("another run of sync has not ended")]
+    /// Another exchange is at it, or what does not go with one: leaving, accepting a key.
+    #[error("another run of sync, or a command that does not run beside one, has not ended")]
     Running,
     /// Another provider of this host has its key.
     #[error("another provider of this host has its key")]

@@ -41,8 +41,8 @@ const ROUNDS: usize = 5;
 /// Why nothing was synchronised.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SyncError {
-    /// Another one is at it.
-    #[error("another run of sync has not ended")]
+    /// Another one is at it, or what does not go with one.
+    #[error("another run of sync, or a command that does not run beside one, has not ended")]
     Running,
     /// The host.
     #[error(transparent)]
