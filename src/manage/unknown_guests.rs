@@ -294,6 +294,16 @@ mod tests {
     }
 
     #[test]
+    fn only_a_directory_that_is_not_there_has_no_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("swtpm");
+        assert!(names(&place).unwrap().is_empty());
+        fs::write(&place, "").unwrap();
+        let error = names(&place).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotADirectory);
+    }
+
+    #[test]
     fn empty_directories_and_a_lock_are_no_state() {
         let dir = tempfile::tempdir().unwrap();
         let place = dir.path().join("uuid");

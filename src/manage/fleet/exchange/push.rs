@@ -26,7 +26,7 @@ const NOTES_AT_ONCE: usize = 500;
 const MAX_NAME: usize = 1024;
 
 /// How many TPM states are sent in a row, before facts are exchanged again.
-const STATES_AT_ONCE: usize = 500;
+pub(super) const STATES_AT_ONCE: usize = 500;
 
 impl Exchange<'_> {
     /// Pushes all that waits.
