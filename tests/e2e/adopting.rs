@@ -11,6 +11,7 @@ use vtpm_guard::internals::ids::SecretUuid;
 
 use crate::guest::{Guest, Tpm};
 use crate::host::{Host, Output};
+use crate::state_trouble::wait_for_long;
 
 /// The value of the secrets that somebody else made, and how libvirt writes it to the disk.
 const KEY: &str = "a made-up key, nowhere else";
@@ -334,7 +335,7 @@ impl<'h> Run<'h> {
             .unwrap();
         let state_dir = fs::File::open(host.path("/var/lib/vtpm-guard")).unwrap();
         // It holds this lock once it has libvirt's answer about the guests.
-        wait_until(|| match state_dir.try_lock() {
+        wait_for_long(Duration::from_secs(25), || match state_dir.try_lock() {
             Ok(()) => {
                 state_dir.unlock().unwrap();
                 false
@@ -349,14 +350,6 @@ impl<'h> Run<'h> {
         let pid = self.host.read("/run/adopt.pid");
         self.host.run(&["kill", "-KILL", pid.trim()]).ok();
         let _ = self.child.wait();
-    }
-}
-
-fn wait_until(mut condition: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !condition() {
-        assert!(started.elapsed() < Duration::from_secs(25), "it never came");
-        sleep(Duration::from_millis(10));
     }
 }
 

@@ -108,7 +108,7 @@ fn a_move_over_a_shared_directory_costs_no_tpm_state() {
         eprintln!("transient {is_transient}, to persist {persists}: {message}");
         wait_for_long(PATIENCE, || !other.is_running(&guest));
         // What libvirt has deleted is put back once it is done.
-        wait_for_long(PATIENCE, || now.has_tpm_state(&guest));
+        wait_for_long(Duration::from_secs(20), || now.has_tpm_state(&guest));
         now.runs_with(&guest, &tpm);
         // It goes on being written there: the next start has it.
         let saved = now.tpm_state(&guest);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::super::{Exchange, Exchanged};
-use super::host::{Host, dek, guest, kek, new_provider};
+use super::host::{Host, dek, guest, kek, new_provider, one_of_many};
 use super::pair::{A, B, NOW, pair, sync, sync_both};
 use super::shared::Memory;
 use crate::clock::Timestamp;
@@ -14,7 +14,7 @@ use crate::fleet::claim::{
 use crate::fleet::shared::SharedStore as _;
 use crate::fleet::status::KeyStatus;
 use crate::fleet::{Fact, FactId, Kind};
-use crate::ids::{DomainUuid, HostUuid};
+use crate::ids::HostUuid;
 use crate::key::kek::Kek;
 use crate::key::wrap::{Generation, WrappedDek};
 use crate::manage::host::default_deadline;
@@ -472,8 +472,7 @@ fn keys_that_wait_are_not_gone_through_again_with_each_page() {
         let (kek, host) = (kek(&A), HostUuid::random());
         let (mut keys, mut retired) = (Vec::new(), Vec::new());
         for number in 0..500 * pages {
-            let uuid = format!("e0000000-0000-4000-8000-{number:012}");
-            let domain = DomainUuid::parse(&uuid).unwrap();
+            let domain = one_of_many(number);
             let wrapped = WrappedDek::wrap(&kek, &dek(b"key"), domain, Generation(0)).unwrap();
             let says = StatusClaim {
                 key: FactId::of_key(domain, &wrapped),

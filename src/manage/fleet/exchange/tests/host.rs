@@ -85,6 +85,11 @@ pub(super) fn guest(number: u8) -> DomainUuid {
     DomainUuid::parse(&format!("d0000000-0000-4000-8000-0000000000{number:02x}")).unwrap()
 }
 
+/// A guest among more than [`guest`] has numbers for.
+pub(super) fn one_of_many(number: usize) -> DomainUuid {
+    DomainUuid::parse(&format!("e0000000-0000-4000-8000-{number:012}")).unwrap()
+}
+
 impl Host {
     /// A host that has joined, with these provider keys. On tmpfs where there is one: a model opens thousands.
     pub(super) fn new(name: &str, providers: &[(&str, [u8; Kek::LEN])]) -> Self {

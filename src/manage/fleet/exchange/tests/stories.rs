@@ -1,7 +1,7 @@
 //! What becomes of keys between two or three hosts, one story each.
 
 use super::super::push::STATES_AT_ONCE;
-use super::host::{Host, dek, guest, kek};
+use super::host::{Host, dek, guest, kek, one_of_many};
 use super::pair::{A, B, NOW, pair, sync, sync_both};
 use super::shared::Memory;
 use crate::clock::Timestamp;
@@ -114,16 +114,11 @@ fn queue(host: &mut Host, domain: DomainUuid, at: Timestamp, data: &[u8]) {
     host.store.queue_state(&queued).unwrap();
 }
 
-/// One of many guests.
-fn numbered(number: usize) -> DomainUuid {
-    DomainUuid::parse(&format!("e0000000-0000-4000-8000-{number:012}")).unwrap()
-}
-
 #[test]
 fn states_that_nobody_here_can_sign_keep_no_other_one_waiting() {
     let (mut one, _, mut shared) = pair();
     for number in 0..=STATES_AT_ONCE {
-        queue(&mut one, numbered(number), NOW, b"strange");
+        queue(&mut one, one_of_many(number), NOW, b"strange");
     }
     one.make_key(guest(1), "nkp-a", b"first", NOW);
     queue(&mut one, guest(1), Timestamp(NOW.0 + 1), b"new");
@@ -137,8 +132,8 @@ fn states_that_nobody_here_can_sign_keep_no_other_one_waiting() {
 fn one_exchange_sends_the_states_of_several_guests() {
     let (mut one, _, mut shared) = pair();
     for number in 0..5 {
-        one.make_key(numbered(number), "nkp-a", b"first", NOW);
-        queue(&mut one, numbered(number), NOW, b"state");
+        one.make_key(guest(number), "nkp-a", b"first", NOW);
+        queue(&mut one, guest(number), NOW, b"state");
     }
     assert_eq!(sync(&mut one, &mut shared).states, 5);
     assert_eq!(one.store.queued_states().unwrap(), []);
