@@ -24,6 +24,7 @@ pub(crate) mod metrics_file;
 pub(crate) mod name;
 pub(crate) mod open;
 pub(crate) mod persist_state;
+pub(crate) mod previous_keys;
 pub(crate) mod provider_create;
 pub(crate) mod provider_delete;
 pub(crate) mod provider_export;

@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 
 use super::host::{Host, default_deadline};
 use super::json;
+use super::previous_keys::PreviousKey;
 use super::provider_delete::remove_key;
 use super::providers::{ProviderError, ProviderRef, ProvidersLock};
 use crate::clock::Timestamp;
@@ -29,25 +30,8 @@ pub(crate) struct ExportedProvider {
     #[serde(rename = "former_keys_dropped")]
     pub(crate) dropped: Vec<KeyId>,
     /// Those that are still here.
-    #[serde(rename = "former_keys_kept")]
-    pub(crate) kept: Vec<KeptKey>,
-}
-
-/// A previous key that is kept. JSON has its id alone.
-#[derive(Debug)]
-pub(crate) struct KeptKey {
-    pub(crate) provider: ProviderRef,
-    pub(crate) key_id: KeyId,
-    pub(crate) need: Need,
-}
-
-/// Why a previous key is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Need {
-    /// Key references are bound to it, or wrapped with it.
-    KeyRefs,
-    /// Store backups of its time need it, and no recovery file has it.
-    NeverExported,
+    #[serde(rename = "former_keys_kept", serialize_with = "key_ids")]
+    pub(crate) kept: Vec<PreviousKey>,
 }
 
 /// Why a provider was not exported, or not to the end.
@@ -73,10 +57,8 @@ impl<E: Into<ProviderError>> From<E> for ExportError {
     }
 }
 
-impl Serialize for KeptKey {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        self.key_id.serialize(to)
-    }
+fn key_ids<S: Serializer>(keys: &[PreviousKey], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(keys.iter().map(|key| key.key_id))
 }
 
 /// The provider that `text` names. What can be known to fail without its key does so here, before
@@ -131,7 +113,7 @@ fn reopened(host: &Host) -> Result<Store, StoreError> {
 fn drop_previous_keys(
     host: &Host,
     provider: &Provider,
-) -> Result<(Vec<KeyId>, Vec<KeptKey>), ProviderError> {
+) -> Result<(Vec<KeyId>, Vec<PreviousKey>), ProviderError> {
     let mut store = reopened(host)?;
     let _exclusive = ProvidersLock::acquire(host)?;
     let (mut dropped, mut kept) = (Vec::new(), Vec::new());
@@ -140,22 +122,14 @@ fn drop_previous_keys(
         return Ok((dropped, kept));
     }
     for previous in store.previous_keys(provider)? {
-        let need = if previous.exported_at.is_none() {
-            Need::NeverExported
-        } else if store.delete_previous_key(&previous)? {
+        if previous.exported_at.is_some() && store.delete_previous_key(&previous)? {
             // The row before the key that it needs: a kill in between leaves a key that nobody
             // needs.
             remove_key(host, &store, &previous)?;
             dropped.push(previous.key_id);
-            continue;
         } else {
-            Need::KeyRefs
-        };
-        kept.push(KeptKey {
-            provider: (&previous).into(),
-            key_id: previous.key_id,
-            need,
-        });
+            kept.push(PreviousKey::new(&store, &previous)?);
+        }
     }
     Ok((dropped, kept))
 }

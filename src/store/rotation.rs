@@ -86,11 +86,16 @@ impl Store {
         })
     }
 
+    /// Whether a key reference needs this previous KEK, including retired ones.
+    pub fn needs_previous_key(&self, previous: &Provider) -> Result<bool, StoreError> {
+        self.read(|connection| is_needed(connection, previous))
+    }
+
     /// Deletes the row of a previous KEK, if no key reference needs it, including retired ones.
     /// Returns whether it was deleted.
     pub fn delete_previous_key(&mut self, previous: &Provider) -> Result<bool, StoreError> {
         // All rows are looked at: first without the lock, for which starts would wait.
-        if self.read(|connection| is_needed(connection, previous))? {
+        if self.needs_previous_key(previous)? {
             return Ok(false);
         }
         self.write(|transaction| {

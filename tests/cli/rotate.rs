@@ -106,8 +106,8 @@ fn a_previous_key_that_was_never_exported_stays() {
     assert_eq!(sealed_keys(&host), 2);
 }
 
-#[test]
-fn a_previous_key_that_a_key_reference_needs_stays() {
+/// A host with two guests, of which the second has a damaged key.
+fn with_a_damaged_key() -> Host {
     let host = Host::with_provider("nkp-a");
     host.start_for_the_first_time(VM1, "nkp-a");
     let damaged = host.start_for_the_first_time(VM2, "nkp-a");
@@ -118,6 +118,29 @@ fn a_previous_key_that_a_key_reference_needs_stays() {
                  zeroblob(8) || substr(wrapped_dek, 69) AS BLOB) WHERE id = {damaged}"
         ),
     );
+    host
+}
+
+#[test]
+fn nobody_is_told_to_delete_a_previous_key_that_a_key_reference_needs() {
+    let host = with_a_damaged_key();
+    for asked in [
+        host.run(&["provider", "rotate", "nkp-a"]),
+        export(&host, "second.recovery"),
+    ] {
+        let asked = asked
+            .succeeds()
+            .saying("key references need it")
+            .saying("never exported")
+            .saying("vtpm-guard provider export nkp-a/");
+        assert!(!asked.stderr.contains("--force"), "{}", asked.stderr);
+    }
+    assert_eq!(sealed_keys(&host), 2);
+}
+
+#[test]
+fn a_previous_key_that_a_key_reference_needs_stays() {
+    let host = with_a_damaged_key();
     export(&host, "first.recovery").succeeds();
     let document = host.json(&["provider", "rotate", "nkp-a"]);
     assert_eq!(document["rotated"], true);

@@ -1,5 +1,7 @@
 //! `provider rotate` of a host in a fleet.
 
+use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::fixture::Fixture;
@@ -9,6 +11,7 @@ use super::slots::toy;
 use crate::clock::Timestamp;
 use crate::fleet::Kind;
 use crate::fleet::claim::{Claim, ReportClaim, Signed, SuccessorClaim};
+use crate::host::crash::armed;
 use crate::ids::{HostUuid, ProviderUuid};
 use crate::key::kek::Kek;
 use crate::keyring::WeakerSeal;
@@ -394,6 +397,44 @@ fn what_an_earlier_rotation_has_missed_comes_before_another_key() {
     let done = rotate(&one, &[], Duration::ZERO, &mut { alone }).unwrap();
     assert_eq!((done.rotated, done.rewrapped), (false, 1));
     assert_eq!((done.key_id, successors(&store).len()), (present, 2));
+    assert!(one.would_start(&guest));
+}
+
+/// Where the sealed file of the previous key of `a` is, if key references still need it.
+fn needed_previous_key(fixture: &Fixture) -> Option<PathBuf> {
+    let store = fixture.store();
+    let previous = store.previous_keys(&fixture.provider("a")).unwrap().pop()?;
+    let is_needed = store.needs_previous_key(&previous).unwrap();
+    let keys = fixture.host.state_dir().keys();
+    is_needed.then(|| keys.join(previous.key_id.to_string()))
+}
+
+/// Somebody moves that file aside as soon as key references need it.
+fn move_aside_once_needed(root: PathBuf) {
+    armed::meanwhile(1, move || match needed_previous_key(&Fixture::at(&root)) {
+        Some(file) => fs::rename(file, root.join("aside")).unwrap(),
+        None => move_aside_once_needed(root),
+    });
+}
+
+#[test]
+fn a_previous_key_that_opens_no_more_interrupts_it_and_the_next_run_completes_it() {
+    let store = SharedStore::new();
+    let one = store.host("one");
+    let guest = one.guest_in_use("vm1");
+    move_aside_once_needed(one.root().to_owned());
+    let stopped = rotate(&one, &[], Duration::ZERO, &mut |_| {});
+    assert!(!armed::forget());
+    let Err(RotateError::Interrupted(rotation)) = stopped else {
+        panic!("{stopped:?}");
+    };
+    let now = one.provider("a");
+    assert_eq!((now.key_version, rotation.new_key), (2, Some(now.key_id)));
+    assert_eq!((rotation.done, rotation.of), (0, 1));
+    let file = needed_previous_key(&one).expect("nothing was re-wrapped");
+    fs::rename(one.root().join("aside"), file).unwrap();
+    let completed = rotate(&one, &[], Duration::ZERO, &mut |_| {}).unwrap();
+    assert_eq!((completed.rotated, completed.rewrapped), (false, 1));
     assert!(one.would_start(&guest));
 }
 

@@ -7,9 +7,11 @@ use super::fixture::Fixture;
 use super::kill;
 use super::recovery::passphrase;
 use crate::clock::Timestamp;
+use crate::key::id::KeyId;
 use crate::keyring::WeakerSeal;
 use crate::manage::host::HostError;
-use crate::manage::provider_export::{ExportError, ExportedProvider, Need, export, exportable};
+use crate::manage::previous_keys::PreviousKey;
+use crate::manage::provider_export::{ExportError, ExportedProvider, export, exportable};
 use crate::manage::provider_rotate::rotate;
 use crate::manage::providers::ProviderError;
 use crate::recovery::file::{RecoveryError, RecoveryFile};
@@ -23,6 +25,13 @@ fn exported(fixture: &Fixture, file: &str) -> Result<ExportedProvider, ExportErr
 
 fn rotated(fixture: &Fixture) {
     rotate(&fixture.host, "a", WeakerSeal::Refused, &mut |_| {}).unwrap();
+}
+
+/// Of each: whether it was exported, and whether key references need it.
+fn keys(kept: &[PreviousKey]) -> Vec<(KeyId, bool, bool)> {
+    let kept = kept.iter();
+    kept.map(|key| (key.key_id, key.is_exported, key.is_needed))
+        .collect()
 }
 
 /// Whether the file opens to the key that the provider has.
@@ -63,10 +72,7 @@ fn a_previous_key_goes_when_it_was_exported_and_nothing_needs_it() {
     let first = fixture.provider("a").key_id;
     rotated(&fixture);
     let done = exported(&fixture, "never").unwrap();
-    let [kept] = &done.kept[..] else {
-        panic!("{done:?}");
-    };
-    assert_eq!((kept.key_id, kept.need), (first, Need::NeverExported));
+    assert_eq!(keys(&done.kept), [(first, false, false)]);
 
     let second = fixture.provider("a").key_id;
     rotated(&fixture);
@@ -88,10 +94,7 @@ fn a_previous_key_goes_when_it_was_exported_and_nothing_needs_it() {
         done.dropped.contains(&first) && done.dropped.contains(&second),
         "{done:?}"
     );
-    let [kept] = &done.kept[..] else {
-        panic!("{done:?}");
-    };
-    assert_eq!((kept.key_id, kept.need), (third, Need::KeyRefs));
+    assert_eq!(keys(&done.kept), [(third, true, true)]);
     assert!(fixture.host.keyring().seal(first).is_err());
     assert!(fixture.host.keyring().seal(third).is_ok());
     assert!(fixture.would_start(&guest));

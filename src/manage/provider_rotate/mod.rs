@@ -16,11 +16,12 @@ pub(crate) use self::rows::{RotatedRow, RowResult};
 
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use self::work::{Reached, Work, Worked};
 use super::fleet::rotation::{self, HostResult, InterruptedRotation, Patience, RotateError};
 use super::host::Host;
+use super::previous_keys::PreviousKey;
 use super::provider_list::SealState;
 use super::providers::{ProviderRef, ProvidersLock, refuse_previous_key};
 use crate::ids::DomainUuid;
@@ -28,7 +29,6 @@ use crate::key::id::KeyId;
 use crate::keyring::unlock::Unlocker;
 use crate::keyring::{KeyringError, StoredKek, WeakerSeal};
 use crate::store::{Access, StoreError};
-use crate::verdict::facts::Provider;
 
 /// What `provider rotate` did.
 #[derive(Debug, Serialize)]
@@ -65,25 +65,36 @@ pub(crate) struct RotatedProvider {
     pub(crate) unusable: Vec<UnusableKey>,
 }
 
-/// A previous key that is kept.
-#[derive(Debug, Serialize)]
-pub(crate) struct PreviousKey {
-    #[serde(rename = "name", serialize_with = "name")]
-    pub(crate) provider: ProviderRef,
-    pub(crate) key_id: KeyId,
-    #[serde(skip)]
-    pub(crate) is_exported: bool,
-}
-
 /// A key that does not open, which key references of the provider need.
 #[derive(Debug)]
 pub(crate) struct UnusableKey {
     pub(crate) name: String,
+    pub(crate) key_id: KeyId,
     /// Whether it is a previous key of the provider; else another provider has it.
     pub(crate) is_previous: bool,
     /// How many key references it wraps.
     pub(crate) key_refs: usize,
     pub(crate) error: Arc<KeyringError>,
+}
+
+impl RotatedProvider {
+    /// An error if this key, which has opened before, does not open any more: what it wraps waits for another run.
+    fn with_key_opened(mut self, key_id: KeyId) -> Result<Self, RotateError> {
+        let mut unusable = self.unusable.iter();
+        let Some(index) = unusable.position(|it| it.key_id == key_id) else {
+            return Ok(self);
+        };
+        let UnusableKey {
+            key_refs, error, ..
+        } = self.unusable.swap_remove(index);
+        Err(RotateError::Interrupted(Box::new(InterruptedRotation {
+            provider: self.provider,
+            new_key: None,
+            done: self.rewrapped,
+            of: self.rewrapped + key_refs,
+            error: error.into(),
+        })))
+    }
 }
 
 /// One step of the work: this key reference of so many is re-wrapped next.
@@ -120,6 +131,7 @@ pub(crate) fn rotate_everywhere(
     let (next, hosts) = rotation::change_key(host, text, weaker, patience, waits)?;
     // The name stays whatever the provider was called.
     let rotated = rotate_rows(host, &before.uuid.to_string(), progress);
+    let rotated = rotated.and_then(|rotated| rotated.with_key_opened(before.key_id));
     let mut rotated = rotated.map_err(|error| error.of_promoted(&before, next))?;
     rotated.rotated = true;
     rotated.previous_key_id = Some(before.key_id);
@@ -196,7 +208,9 @@ fn run(
     })?;
     let rotated = stored.is_some();
     let after = store.provider_by_uuid(before.uuid)?;
-    let previous_keys = store.previous_keys(&after)?;
+    let kept = store.previous_keys(&after)?.into_iter();
+    let kept = kept.map(|previous| PreviousKey::new(&store, &previous));
+    let previous_keys = kept.collect::<Result<_, _>>()?;
     let count = |result| {
         rows.iter()
             .filter(|row| row.result.word() == result)
@@ -208,7 +222,7 @@ fn run(
         key_id: after.key_id,
         key_version: after.key_version,
         previous_key_id: rotated.then_some(before.key_id),
-        previous_keys: previous_keys.iter().map(PreviousKey::new).collect(),
+        previous_keys,
         rewrapped: count("rewrapped"),
         not_opened: count("not-opened"),
         key_refs: rows,
@@ -219,18 +233,4 @@ fn run(
         stored,
         unusable,
     })
-}
-
-impl PreviousKey {
-    fn new(provider: &Provider) -> Self {
-        Self {
-            provider: provider.into(),
-            key_id: provider.key_id,
-            is_exported: provider.exported_at.is_some(),
-        }
-    }
-}
-
-fn name<S: Serializer>(provider: &ProviderRef, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(&provider.name)
 }

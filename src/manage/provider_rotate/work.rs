@@ -94,6 +94,7 @@ impl Work<'_> {
                 unusable.push(UnusableKey {
                     is_previous: is_previous(&holder, provider),
                     name: holder.name,
+                    key_id: holder.key_id,
                     key_refs: missed.len(),
                     error,
                 });

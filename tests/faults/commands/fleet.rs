@@ -321,9 +321,7 @@ pub(super) fn rotations() -> Vec<Scenario> {
             has_the_next_key,
             of: "a fleet, announced before",
             // Another one waits for the other host.
-            again: &[1],
-            // What is under the previous key stays so where that does not open, and is named; that key stays, too.
-            may_leave_out: true
+            again: &[1]
         ),
         command!(
             "sync",

@@ -12,9 +12,8 @@ use crate::cli::ui::passphrase::{self, Chosen, Weakness};
 use crate::cli::ui::printer::Printer;
 use crate::cli::ui::progress::Progress;
 use crate::cli::ui::provider_errors;
-use crate::manage::provider_export::{
-    ExportError, ExportedProvider, KeptKey, Need, export, exportable,
-};
+use crate::manage::previous_keys::PreviousKey;
+use crate::manage::provider_export::{ExportError, ExportedProvider, export, exportable};
 use crate::messages::{Command, quoted};
 
 /// What was exported, and how good its passphrase is.
@@ -75,15 +74,21 @@ impl Answer for Export {
     }
 }
 
-fn kept(kept: &KeptKey) -> String {
+fn kept(kept: &PreviousKey) -> String {
     let (key, provider) = (kept.key_id.short(), &kept.provider);
-    match kept.need {
-        Need::KeyRefs => format!(
-            "the previous key {key} is kept as provider {}: key references need it; list them: {}",
-            quoted(&provider.name),
+    let name = quoted(&provider.name);
+    match (kept.is_needed, kept.is_exported) {
+        // It is deleted where neither holds.
+        (_, true) => format!(
+            "the previous key {key} is kept as provider {name}: key references need it; list them: {}",
             Command::KeyList
         ),
-        Need::NeverExported => format!(
+        (true, false) => format!(
+            "the previous key {key} is kept as provider {name}: key references need it, and it was \
+             never exported; export it: {}",
+            Command::ProviderExport(provider.arg())
+        ),
+        (false, false) => format!(
             "the previous key {key} is kept: it was never exported, and store backups of its time \
              need it; export it: {}; or delete it: {}",
             Command::ProviderExport(provider.arg()),

@@ -13,8 +13,9 @@ use crate::cli::ui::table::table;
 use crate::config::duration;
 use crate::keyring::WeakerSeal;
 use crate::manage::fleet::rotation::{HostResult, HostState, Patience};
+use crate::manage::previous_keys::PreviousKey;
 use crate::manage::provider_rotate::{
-    PreviousKey, RotateStep, RotatedProvider, RowResult, UnusableKey, rotate_everywhere,
+    RotateStep, RotatedProvider, RowResult, UnusableKey, rotate_everywhere,
 };
 use crate::messages::{Arg, Command, count, quoted};
 
@@ -172,10 +173,16 @@ fn previous_key(kept: &PreviousKey) -> String {
              needs the previous one"
         );
     }
+    let export = Command::ProviderExport(kept.provider.arg());
+    if kept.is_needed {
+        return format!(
+            "the previous key was never exported, and key references need it: it stays as provider \
+             {name}; export it: {export}"
+        );
+    }
     format!(
-        "the previous key was never exported: it stays as provider {name}; export it: {}; or \
+        "the previous key was never exported: it stays as provider {name}; export it: {export}; or \
          delete it: {}",
-        Command::ProviderExport(kept.provider.arg()),
         Command::ProviderDeleteForced(kept.provider.arg())
     )
 }
