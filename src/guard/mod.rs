@@ -38,7 +38,7 @@ mod travelling;
 pub use commit::{MakeKeyError, make_key};
 pub use context::{Guard, HookCall, StartTime};
 pub use elsewhere::state_elsewhere;
-pub use fleet::states_in_fleet;
+pub use fleet::{StatesUnknown, states_in_fleet};
 pub use follow_up::{FollowUpError, follow_up};
 pub use keys::try_rows;
 pub use learn::{KeySources, LearnError, Learnt, learn};

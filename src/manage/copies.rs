@@ -12,7 +12,7 @@ use super::json;
 use super::keys::not_opened;
 use crate::clock::Timestamp;
 use crate::fleet::FactId;
-use crate::guard::{states_in_fleet, try_rows};
+use crate::guard::{StatesUnknown, states_in_fleet, try_rows};
 use crate::ids::DomainUuid;
 use crate::store::Access;
 use crate::swtpm::StateFile;
@@ -171,7 +171,11 @@ impl Host {
         else {
             return Ok(Ok(Vec::new()));
         };
-        let found = states_in_fleet(&guard, &domain, default_deadline());
+        let found = match states_in_fleet(&guard, &domain, default_deadline()) {
+            Ok(found) => Ok(found),
+            Err(StatesUnknown::Silent(why)) => Err(why),
+            Err(StatesUnknown::Access(_)) => return Err(self.why_not_read().into()),
+        };
         Ok(found.map(|found| {
             let judged = found.into_iter().map(|found| {
                 let (outdated, content) = (found.copy.is_followed, found.copy.state());

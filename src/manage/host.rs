@@ -210,6 +210,13 @@ impl Host {
         }
     }
 
+    /// Why the store was not read for a verdict, which has that in other words: it is read again.
+    pub(crate) fn why_not_read(&self) -> StoreError {
+        self.store(Access::Read)
+            .err()
+            .unwrap_or(StoreError::Changed)
+    }
+
     /// The configuration. A file that was named must exist.
     pub(crate) fn config(&self) -> Result<Config, HostError> {
         let path = match &self.config_path {

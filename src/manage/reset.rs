@@ -11,7 +11,7 @@ use crate::domain::{Domain, Emulator, TpmVersion};
 use crate::guard::{
     Guard, KeySources, LearnError, Learnt, has_managed_save, learn, restore_links, state_elsewhere,
 };
-use crate::store::{Access, Store, StoreError};
+use crate::store::{Access, Store};
 use crate::swtpm::{LockError, StateFile, StatePath, read_state, remove_empty_directory};
 use crate::tpm_copies::CopyStore;
 use crate::verdict::elsewhere::StateElsewhere;
@@ -109,7 +109,7 @@ pub(crate) fn reset(host: &Host, text: &str) -> Result<Reset, ResetError> {
     let key = if is_known {
         KeyHere::Yes
     } else {
-        learn_key(&guard, domain)?
+        learn_key(host, &guard, domain)?
     };
     let has_key = matches!(key, KeyHere::Yes);
     let vtpm = definition.as_ref().map(|(_, vtpm)| vtpm);
@@ -158,7 +158,7 @@ enum KeyHere {
 }
 
 /// Stores the key of the guest's XML, or of the fleet's store, if that is all that there is.
-fn learn_key(guard: &Guard, defined: Option<&Domain>) -> Result<KeyHere, ResetError> {
+fn learn_key(host: &Host, guard: &Guard, defined: Option<&Domain>) -> Result<KeyHere, ResetError> {
     let Some(defined) = defined else {
         return Ok(KeyHere::No);
     };
@@ -168,8 +168,7 @@ fn learn_key(guard: &Guard, defined: Option<&Domain>) -> Result<KeyHere, ResetEr
         Ok(_) => Ok(KeyHere::No),
         Err(LearnError::Store(error)) => Err(error.into()),
         Err(LearnError::FleetSilent(why)) => Ok(KeyHere::FleetSilent(why)),
-        // Its rows were read before.
-        Err(LearnError::Access(_)) => Err(StoreError::Changed.into()),
+        Err(LearnError::Access(_)) => Err(host.why_not_read().into()),
     }
 }
 

@@ -171,6 +171,24 @@ fn accepting_asks_the_key_manager_when_no_exchange_has() {
 }
 
 #[test]
+fn why_a_key_that_is_sealed_here_does_not_open_is_said() {
+    let store = SharedStore::new();
+    let two = host(&store, "two");
+    let kek = announced(&store, "c");
+    assert_eq!(exchange(&two).opened.len(), 1);
+    let file = two.host.state_dir().keys().join(kek.key_id().to_string());
+    fs::write(&file, "damaged").unwrap();
+    let closed = accept(&two.host, "c", None).unwrap_err();
+    let FleetCommandError::NotOpened(_, trouble) = &closed else {
+        panic!("{closed:?}");
+    };
+    let [why] = &trouble[..] else {
+        panic!("{closed:?}");
+    };
+    assert!(why.contains(file.to_str().unwrap()), "{why}");
+}
+
+#[test]
 fn a_provider_of_this_host_gets_the_announced_key_and_keeps_its_own() {
     let store = SharedStore::new();
     let two = host(&store, "two");

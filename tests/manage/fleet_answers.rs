@@ -1,6 +1,7 @@
 //! What of the shared store's answer counts, and for whom.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use super::fixture::{Defined, Fixture};
@@ -15,7 +16,7 @@ use crate::key::dek::Dek;
 use crate::key::wrap::WrappedDek;
 use crate::libvirt::fake::{Call, Failure};
 use crate::manage::host::{BrokenConfig, default_deadline};
-use crate::manage::restore_state::restore;
+use crate::manage::restore_state::{CopiesError, restore};
 use crate::store::{KeyRefRecord, Merge, Origin};
 use crate::verdict::Finding;
 use crate::verdict::outcome::Outcome;
@@ -303,6 +304,23 @@ fn why_a_key_could_not_be_tried_on_a_state_of_the_fleet_is_said() {
     second.lose_key("b");
     let why = untried().unwrap();
     assert!(why.contains("does not hold key"), "{why}");
+}
+
+#[test]
+fn a_store_that_cannot_be_read_is_not_taken_for_a_fleet_without_states() {
+    let moved = without_state();
+    let (member, guest, second) = (moved.member(), &moved.guest, &moved.second);
+    let store = FleetStore::with(&member.keys(guest), &[member.state(guest, now())]);
+    store.configure(second, "");
+    let file = second.host.state_dir().store();
+    fs::set_permissions(&file, Permissions::from_mode(0o666)).unwrap();
+    let error = restore(&second.host, "vm1", None).unwrap_err();
+    assert!(
+        matches!(&error, CopiesError::Guest(why) if why.to_string().contains(file.to_str().unwrap())),
+        "{error:?}"
+    );
+    fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+    assert!(restore(&second.host, "vm1", None).unwrap().changed);
 }
 
 #[test]

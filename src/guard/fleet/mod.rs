@@ -24,7 +24,7 @@ use crate::ids::DomainUuid;
 use crate::store::{Access, Store};
 use crate::swtpm::{StateFile, StatePath, future_owner, read_state};
 use crate::tpm_copies::{SavedCopy, sort_latest_first};
-use crate::verdict::facts::{FleetQuestion, NotOpened, RunsOn, TpmState, Trial};
+use crate::verdict::facts::{FleetQuestion, NotOpened, RunsOn, StoreAccessError, TpmState, Trial};
 use believe::{Believed, DatedState};
 
 impl Gathered {
@@ -172,20 +172,31 @@ pub struct FleetCopy {
     pub untried: Option<NotOpened>,
 }
 
-/// Asks the shared store for the TPM states of a guest, for a person who chooses one. The error says why it
-/// has not answered.
+/// Why it is not known which TPM states of a guest the shared store has.
+#[derive(Debug, thiserror::Error)]
+pub enum StatesUnknown {
+    /// It did not answer: why.
+    #[error("the fleet's store did not answer: {0}")]
+    Silent(String),
+    /// The store of this host, without which none of them is believed, cannot be read.
+    #[error("the store cannot be read")]
+    Access(StoreAccessError),
+}
+
+/// Asks the shared store for the TPM states of a guest, for a person who chooses one.
 pub fn states_in_fleet(
     guard: &Guard,
     domain: &Domain,
     deadline: Deadline,
-) -> Result<Vec<FleetCopy>, String> {
-    let mut found = guard.line.ask(guard, domain.uuid, deadline)?;
-    let older = line::older_states(guard, domain.uuid, &found.states, deadline)?;
-    found.states.extend(older);
+) -> Result<Vec<FleetCopy>, StatesUnknown> {
+    let found = guard.line.ask(guard, domain.uuid, deadline);
+    let mut found = found.map_err(StatesUnknown::Silent)?;
+    let older = line::older_states(guard, domain.uuid, &found.states, deadline);
+    found.states.extend(older.map_err(StatesUnknown::Silent)?);
     let mut gathered = gather(guard, Ok(domain.clone()), Access::Read, deadline);
-    let (Some((vtpm, _)), Ok(references)) =
-        (domain.encrypted_vtpm(), gathered.facts.references.clone())
-    else {
+    let references = gathered.facts.references.clone();
+    let references = references.map_err(StatesUnknown::Access)?;
+    let Some((vtpm, _)) = domain.encrypted_vtpm() else {
         return Ok(Vec::new());
     };
     let store = gathered.store.as_ref();

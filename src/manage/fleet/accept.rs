@@ -8,6 +8,7 @@ use super::connection::{FleetCommandError, member};
 use super::opening::{Failures, Wanted, open_announced};
 use crate::clock::Timestamp;
 use crate::key::id::KeyId;
+use crate::keyring::KeyringError;
 use crate::keyring::unlock::Unlocker;
 use crate::manage::host::{Host, default_deadline};
 use crate::manage::providers::{ProviderRef, ProvidersLock};
@@ -53,14 +54,20 @@ pub(crate) fn accept(
         &mut Failures::default(),
         &mut Unlocker::new(&host.keyring()),
     )?;
-    let trouble = found.trouble;
+    let mut trouble = found.trouble;
     // Another one: the first remembers that these keys were not here.
     let mut unlocker = Unlocker::new(&host.keyring());
     // The name counts only as the key itself has signed it.
     let mut open: Vec<_> = named_so
         .iter()
         .filter_map(|signed| {
-            let kek = unlocker.kek(signed.key_id, default_deadline()).ok()?;
+            let kek = unlocker.kek(signed.key_id, default_deadline());
+            let kek = kek.map_err(|error| match &*error {
+                // Why, is known: none of its slots has opened it.
+                KeyringError::Missing(_) => {}
+                other => trouble.push(other.to_string()),
+            });
+            let kek = kek.ok()?;
             let says = signed.check(&kek).ok()?;
             (says.key_id == signed.key_id).then(|| says.clone())
         })
