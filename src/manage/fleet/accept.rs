@@ -61,13 +61,15 @@ pub(crate) fn accept(
     let mut open: Vec<_> = named_so
         .iter()
         .filter_map(|signed| {
-            let kek = unlocker.kek(signed.key_id, default_deadline());
-            let kek = kek.map_err(|error| match &*error {
-                // Why, is known: none of its slots has opened it.
-                KeyringError::Missing(_) => {}
-                other => trouble.push(other.to_string()),
-            });
-            let kek = kek.ok()?;
+            let kek = match unlocker.kek(signed.key_id, default_deadline()) {
+                Ok(kek) => kek,
+                Err(error) => {
+                    // What is not here has not been opened by any of its slots, which is told already.
+                    let is_here = !matches!(*error, KeyringError::Missing(_));
+                    trouble.extend(is_here.then(|| error.to_string()));
+                    return None;
+                }
+            };
             let says = signed.check(&kek).ok()?;
             (says.key_id == signed.key_id).then(|| says.clone())
         })

@@ -78,7 +78,7 @@ fn kept(kept: &PreviousKey) -> String {
     let (key, provider) = (kept.key_id.short(), &kept.provider);
     let name = quoted(&provider.name);
     match (kept.is_needed, kept.is_exported) {
-        // It is deleted where neither holds.
+        // One that was exported, and that nothing needs, is not kept.
         (_, true) => format!(
             "the previous key {key} is kept as provider {name}: key references need it; list them: {}",
             Command::KeyList
