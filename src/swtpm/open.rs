@@ -108,18 +108,38 @@ fn type_name(metadata: &Metadata) -> &'static str {
 }
 
 /// Returns an error if libvirt and swtpm would fail because something is missing, instead of making
-/// it. They fail where a file system is not mounted, which must not look like a lost TPM.
+/// it. They fail where a file system is not mounted, which must not look like a lost TPM. A directory that could not be
+/// looked at is none that is missing.
 fn missing(state_path: &StatePath) -> Result<(), StateError> {
     let mut parents = state_path.path.ancestors().skip(1);
     match state_path.backend {
-        Backend::Directory => match parents.find(|parent| parent.is_symlink() || parent.exists()) {
-            Some(link) if !link.exists() => Err(StateError::DanglingLink(link.to_owned())),
-            _ => Ok(()),
-        },
+        Backend::Directory => {
+            for parent in parents {
+                if is_there(parent.symlink_metadata())? {
+                    return match is_there(parent.metadata())? {
+                        true => Ok(()),
+                        false => Err(StateError::DanglingLink(parent.to_owned())),
+                    };
+                }
+            }
+            Ok(())
+        }
         Backend::Linear => match parents.next() {
-            Some(parent) if !parent.exists() => Err(StateError::NoDirectory(parent.to_owned())),
+            Some(parent) if !is_there(parent.metadata())? => {
+                Err(StateError::NoDirectory(parent.to_owned()))
+            }
             _ => Ok(()),
         },
+    }
+}
+
+fn is_there(found: io::Result<Metadata>) -> io::Result<bool> {
+    match found {
+        Ok(_) => Ok(true),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -161,5 +181,36 @@ impl StatePath {
     pub fn open_beside(&self, dir: &File, name: &OsStr) -> Result<File, StateError> {
         let file = open_in(dir, self.directory(), name)?;
         file.ok_or_else(|| StateError::Io(ErrorKind::NotFound.into()))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::domain::{Emulator, StateSource, TpmVersion};
+    use crate::ids::DomainUuid;
+
+    #[test]
+    fn a_directory_that_cannot_be_looked_at_is_none_that_is_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let circle = dir.path().join("circle");
+        symlink(&circle, &circle).unwrap();
+        for source in [
+            StateSource::Dir(circle.clone()),
+            StateSource::File(circle.join("store")),
+        ] {
+            let vtpm = Emulator {
+                version: TpmVersion::V2_0,
+                secret_uuid: None,
+                persistent_state: false,
+                source: Some(source),
+            };
+            let state_path = StatePath::of(dir.path(), DomainUuid::random(), &vtpm);
+            let looked = missing(&state_path);
+            assert!(matches!(looked, Err(StateError::Io(_))), "{looked:?}");
+        }
     }
 }
