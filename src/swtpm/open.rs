@@ -115,12 +115,13 @@ fn missing(state_path: &StatePath) -> Result<(), StateError> {
     match state_path.backend {
         Backend::Directory => {
             for parent in parents {
-                if is_there(parent.symlink_metadata())? {
-                    return match is_there(parent.metadata())? {
-                        true => Ok(()),
-                        false => Err(StateError::DanglingLink(parent.to_owned())),
-                    };
+                if !is_there(parent.symlink_metadata())? {
+                    continue;
                 }
+                if !is_there(parent.metadata())? {
+                    return Err(StateError::DanglingLink(parent.to_owned()));
+                }
+                break;
             }
             Ok(())
         }

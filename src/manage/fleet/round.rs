@@ -168,7 +168,7 @@ impl Work<'_> {
             // That they did not open was remembered, too.
             self.keks = UnsealedKeks::default();
         }
-        round.followed = self.follow_successors(&announced)?;
+        round.followed = self.follow_successors(&announced, &mut round.trouble)?;
         self.finish_rotations(&announced)?;
         if !round.opened.is_empty() || !round.followed.is_empty() {
             // With another key more is to be heard, and more to be said.
@@ -212,14 +212,19 @@ impl Work<'_> {
     }
 
     /// Gives providers of this host the keys that follow theirs, if the key before signed that, and they open here.
-    fn follow_successors(&mut self, announced: &Announced) -> Result<Vec<String>, HostError> {
+    /// Why one cannot follow now is `trouble`: the next exchange tries again.
+    fn follow_successors(
+        &mut self,
+        announced: &Announced,
+        trouble: &mut Vec<String>,
+    ) -> Result<Vec<String>, HostError> {
         if announced.successors.is_empty() {
             return Ok(Vec::new());
         }
         let mut unlocker = self.unlocker();
         let mut followed = Vec::new();
         // Of a host that was away for two rotations the second follows the first.
-        while let Some(name) = self.follow_one(announced, &mut unlocker)? {
+        while let Some(name) = self.follow_one(announced, &mut unlocker, trouble)? {
             if !followed.contains(&name) {
                 followed.push(name);
             }
@@ -231,12 +236,20 @@ impl Work<'_> {
         &mut self,
         announced: &Announced,
         unlocker: &mut Unlocker,
+        trouble: &mut Vec<String>,
     ) -> Result<Option<String>, HostError> {
-        if self.successor(announced, unlocker)?.is_none() {
+        let Some((provider, ..)) = self.successor(announced, unlocker)? else {
             return Ok(None);
-        }
-        let Ok(_exclusive) = ProvidersLock::acquire(self.host) else {
-            return Ok(None);
+        };
+        let _exclusive = match ProvidersLock::acquire(self.host) {
+            Ok(exclusive) => exclusive,
+            Err(why) => {
+                let name = quoted(&provider.name);
+                trouble.push(format!(
+                    "provider {name} does not follow another host's rotation yet: {why}"
+                ));
+                return Ok(None);
+            }
         };
         // As they are now: another command may have come before.
         let Some((provider, new, version)) = self.successor(announced, unlocker)? else {
