@@ -174,7 +174,7 @@ impl Host {
         let found = match states_in_fleet(&guard, &domain, default_deadline()) {
             Ok(found) => Ok(found),
             Err(StatesUnknown::Silent(why)) => Err(why),
-            Err(StatesUnknown::Access(_)) => return Err(self.why_not_read().into()),
+            Err(StatesUnknown::Access(why)) => return Err(self.not_read(why)),
         };
         Ok(found.map(|found| {
             let judged = found.into_iter().map(|found| {

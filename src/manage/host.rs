@@ -21,6 +21,7 @@ use crate::libvirt::{Daemons, Libvirt, LibvirtClient, Silence, a_daemon_runs, da
 use crate::staging::StagingDir;
 use crate::store::{Access, Store, StoreError};
 use crate::tpm_copies::CopyError;
+use crate::verdict::facts::StoreAccessError;
 
 /// How long a command waits for a lock or for libvirt.
 pub(crate) const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
@@ -54,6 +55,9 @@ pub(crate) enum HostError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The store could not be read for a moment: why.
+    #[error("the store could not be read: {0}")]
+    StoreNotRead(String),
     /// The provider keys.
     #[error(transparent)]
     Keyring(#[from] KeyringError),
@@ -210,11 +214,18 @@ impl Host {
         }
     }
 
-    /// Why the store was not read for a verdict, which has that in other words: it is read again.
-    pub(crate) fn why_not_read(&self) -> StoreError {
-        self.store(Access::Read)
-            .err()
-            .unwrap_or(StoreError::Changed)
+    /// The error of a command whose store could not be read as for a verdict.
+    pub(crate) fn not_read(&self, why: StoreAccessError) -> HostError {
+        // A verdict has the reason in its own words. If it lasts, it is said as other commands say it.
+        match (self.store(Access::Read), why) {
+            (Err(lasting), _) => lasting.into(),
+            (Ok(_), StoreAccessError::TooNew { found, known }) => {
+                StoreError::TooNew { found, known }.into()
+            }
+            (Ok(_), StoreAccessError::Unavailable(why) | StoreAccessError::Corrupt(why)) => {
+                HostError::StoreNotRead(why)
+            }
+        }
     }
 
     /// The configuration. A file that was named must exist.

@@ -168,7 +168,7 @@ fn learn_key(host: &Host, guard: &Guard, defined: Option<&Domain>) -> Result<Key
         Ok(_) => Ok(KeyHere::No),
         Err(LearnError::Store(error)) => Err(error.into()),
         Err(LearnError::FleetSilent(why)) => Ok(KeyHere::FleetSilent(why)),
-        Err(LearnError::Access(_)) => Err(host.why_not_read().into()),
+        Err(LearnError::Access(why)) => Err(host.not_read(why).into()),
     }
 }
 

@@ -15,10 +15,11 @@ use crate::guard::{Mode, prepare, states_in_fleet};
 use crate::key::dek::Dek;
 use crate::key::wrap::WrappedDek;
 use crate::libvirt::fake::{Call, Failure};
-use crate::manage::host::{BrokenConfig, default_deadline};
+use crate::manage::host::{BrokenConfig, HostError, default_deadline};
 use crate::manage::restore_state::{CopiesError, restore};
 use crate::store::{KeyRefRecord, Merge, Origin};
 use crate::verdict::Finding;
+use crate::verdict::facts::StoreAccessError;
 use crate::verdict::outcome::Outcome;
 
 /// How much of the answer did not count.
@@ -320,6 +321,12 @@ fn a_store_that_cannot_be_read_is_not_taken_for_a_fleet_without_states() {
         "{error:?}"
     );
     fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+    let passing = StoreAccessError::Unavailable("no memory".to_owned());
+    let passing = second.host.not_read(passing);
+    assert!(
+        matches!(&passing, HostError::StoreNotRead(why) if why == "no memory"),
+        "{passing:?}"
+    );
     assert!(restore(&second.host, "vm1", None).unwrap().changed);
 }
 

@@ -171,6 +171,7 @@ impl From<HostError> for CommandError {
             HostError::Keyring(error) => error.into(),
             HostError::Copies(error) => error.into(),
             HostError::NoConfig(_) => Self::usage(error),
+            HostError::StoreNotRead(_) => Self::failed(error).with_hint(RUN_AGAIN),
             HostError::Libvirt(SecretError::NoHelper(_)) => {
                 Self::failed(error).with_hint(REINSTALL)
             }
