@@ -64,7 +64,7 @@ pub(crate) fn accept(
             let kek = match unlocker.kek(signed.key_id, default_deadline()) {
                 Ok(kek) => kek,
                 Err(error) => {
-                    // What is not here has not been opened by any of its slots, which is told already.
+                    // Why no slot has opened one that is missing here, is among these already.
                     let is_here = !matches!(*error, KeyringError::Missing(_));
                     trouble.extend(is_here.then(|| error.to_string()));
                     return None;
